@@ -357,6 +357,7 @@ TEXTS = {
     "train-dry-run": "finetune -m tiny -o adapter --dry-run @mix",
     "report": "report @arm-random/ @arm-expert/ -o page.html --seed 2 --tasks 3 --title Study --baseline random "
     "--confidence 0.9 --name expert=Expert --megabytes 0.05 --common -q",
+    "view": "view @rollout @mix -m tiny -o page.html -n 20 --megabytes 0.2 --seed 2 -q",
     "models": "models",
     "prompts-list": "prompts list",
     "prompts-record": "prompts show @style.toml --record @import-agenttraj --id agenttraj/house_1 --step 2",

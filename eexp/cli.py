@@ -54,6 +54,7 @@ GROUPS = {
         "power": "Compute which improvement a comparison could find, before it is run.",
         "compare": "Compare methods by their episodes: success, differences, how sure.",
         "report": "Write a page about a study: table, curves, episodes side by side.",
+        "view": "Look at records in a browser: states, alternatives, outcomes, examples.",
         "show": "Show records, or a training run, to a person.",
         "stats": "Count what is in files of records: lengths, valid share, duplicates, leaks.",
         "export-log": "Write trajectories, episodes and examples in formats of other tools.",

@@ -77,3 +77,19 @@ def mark_targets(tokenizer: PreTrainedTokenizerBase, row: Row, most: int | None 
         parts.append(between + style(f"[[{mark}{text(targets.start, targets.stop)}]]", fg="green"))
         end = targets.stop
     return "".join(parts) + text(end, len(row.ids))
+
+
+def marked_tokens(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[tuple[str, bool]]:
+    """Return the texts of a row's tokens, each with whether the loss falls on it.
+
+    A character whose bytes are several tokens comes with the last of them, and the others are empty.
+    """
+    targets = {i for _, _, indices in row.spans() for i in indices}
+    tokens: list[tuple[str, bool]] = []
+    start = 0
+    for i in range(len(row.ids)):
+        text = text_of(tokenizer, row.ids[start : i + 1])
+        whole = not text.endswith("\N{REPLACEMENT CHARACTER}") or i + 1 - start >= 4
+        tokens.append((text if whole else "", i in targets))
+        start = i + 1 if whole else start
+    return tokens

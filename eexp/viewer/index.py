@@ -98,7 +98,6 @@ class Index:
                 raise EexpError(f"{file}: {e.strerror or e}") from None
         self._ends = [0] * len(self.files)  # offset after the last line that was read
         self._lines = [0] * len(self.files)
-        self._unfinished = [0] * len(self.files)  # bytes after the last newline, when it was last looked
         self.file, self.line, self.offset, self.size = array("H"), array("I"), array("Q"), array("I")
         self.bits, self.ids, self.parents = array("Q"), array("Q"), array("Q")
         self.numbers = {name: array("f") for name in Numbers._fields}
@@ -113,15 +112,16 @@ class Index:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def read_on(self) -> Iterator[int]:
+    def read_on(self, growing: bool = False) -> Iterator[int]:
         """Index what the files have beyond what was read; yield the number of entries after every block.
 
-        A last line without a newline is read when it has one, or when the file has not grown since the last call.
+        Args:
+            growing: Whether a last line without a newline is left for the next call, since more of it may come.
         """
         for number in range(len(self.files)):
-            yield from self._read_file(number)
+            yield from self._read_file(number, growing)
 
-    def _read_file(self, number: int) -> Iterator[int]:
+    def _read_file(self, number: int, growing: bool) -> Iterator[int]:
         descriptor, rest = self._descriptors[number], b""
         while block := os.pread(descriptor, _BLOCK, self._ends[number] + len(rest)):
             data = rest + block
@@ -131,10 +131,9 @@ class Index:
                 start = end + 1
             rest = data[start:]
             yield len(self)
-        if rest.strip() and self._unfinished[number] == len(rest):  # it has not grown: the file ends without a newline
+        if rest and not growing:
             self._add(number, rest)
-            rest = b""
-        self._unfinished[number] = len(rest)
+        yield len(self)
 
     def _add(self, number: int, line: bytes) -> None:
         self._lines[number] += 1
@@ -172,6 +171,11 @@ class Index:
                 self.facets[value] = bit
             mask |= 1 << bit
         return mask
+
+    def add_value(self, entry: int, value: tuple[str, str]) -> None:
+        """Add a value to filter by to a record."""
+        self.counts[value] += 1
+        self.bits[entry] |= self._mask([value])
 
     def raw(self, entry: int) -> bytes:
         """Return the line of a record as it stands in its file."""
@@ -225,9 +229,7 @@ class Index:
                 column = self.size if query.order == "size" else self.numbers[query.order]
                 sign = -1 if query.descending else 1
                 missing = math.inf  # those without the number come last either way
-                entries = sorted(
-                    range(known), key=lambda e: missing if math.isnan(column[e]) else sign * column[e]
-                )
+                entries = sorted(range(known), key=lambda e: missing if math.isnan(column[e]) else sign * column[e])
                 self._sorted = key, array("I", entries)
             return self._sorted[1]
 

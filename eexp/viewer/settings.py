@@ -35,6 +35,9 @@ class ViewSettings:
         help="With -o: most records in the page, drawn at random from files that have more.",
     )
     megabytes: float = option(
-        8.0, type=Finite(0), metavar="SIZE", help="With -o: most that these records may take; further ones are left out."
+        8.0,
+        type=Finite(0),
+        metavar="SIZE",
+        help="With -o: most that these records may take; further ones are left out.",
     )
     seed: int = SEED.field()

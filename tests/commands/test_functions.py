@@ -118,3 +118,4 @@ def test_the_functions_run_one_after_the_other(tmp_path):
         Path(tmp_path / arm).mkdir()
         write(tmp_path / arm / f"{arm}.episodes.jsonl", episodes)
     assert "<html" in f["report"](find_arms([str(tmp_path / "a"), str(tmp_path / "b")]))
+    assert "<html" in f["view"]([str(tmp_path / "a" / "a.episodes.jsonl")])

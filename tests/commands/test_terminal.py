@@ -97,6 +97,7 @@ CALLS: dict[str, list[list[str]]] = {
     "compare": [["compare", "episodes"], ["compare", f"{EVIL}=episodes", "--by-kind"], ["compare", "bad"]],
     "power": [["power", f"{EVIL}=episodes"], ["power", "bad"]],
     "report": [["report", EVIL, "-o", "-"]],
+    "view": [["view", EVIL, "-o", "-"], ["view", "--diff", EVIL, "-o", "-"]],
     "stats": [
         ["stats", "rollout", "world", "episodes"],
         ["stats", "--apart-from", "panel", "imitation"],

@@ -262,6 +262,7 @@ VARIANTS = [
         streams=False,
         codes=_ANY_END,
     ),
+    Variant("view", ("view", IN, "-o", "page.html"), "any", 0.5, streams=False, codes=_ANY_END),
     Variant("panel-check", ("panel", "--check", IN, "--apart-from", GOOD), "task", 0.5, streams=False, codes=_ANY_END),
     Variant(
         "panel-apart",

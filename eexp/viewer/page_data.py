@@ -29,8 +29,10 @@ def row(index: Index, entry: int) -> dict:
     line = {**base, "type": record["type"], "title": title, "id": record.get("id") or ""}
     if record.get("kind"):
         line["kind"] = record["kind"]
+    if (step := step_of(record)) is not None:
+        line["step"] = step
     if record["type"] == "episode":
-        line["success"] = bool(record["success"])
+        line |= {"success": bool(record["success"]), "model": record.get("model")}
     if record["type"] == "trajectory":
         marks = [mark for step in marks_of(record) for mark in step]
         line["marks"] = {mark: marks.count(mark) for mark in OUTCOMES if mark in marks}
@@ -55,28 +57,16 @@ def shown(index: Index, entry: int, tokens: Callable[[dict], list] | None = None
     answer["record"] = record
     if record["type"] == "trajectory":
         answer["marks"] = marks_of(record)
-        answer["related"] = [related(index, other) for other in index.children(record["id"])]
+        answer["related"] = [row(index, other) for other in index.children(record["id"])]
     else:
         parent = parent_of(record)
         if parent and record["type"] in ("episode", "task"):
-            answer["related"] = [related(index, other) for other in index.children(parent) if other != entry]
+            answer["related"] = [row(index, other) for other in index.children(parent) if other != entry]
         elif parent and (origin := index.with_id(parent)) is not None:
-            answer["related"] = [{**related(index, origin), "step": step_of(record)}]
+            answer["related"] = [{**row(index, origin), "step": step_of(record)}]
     if tokens and record["type"] == "example":
         answer["tokens"] = tokens(record)
     return answer
-
-
-def related(index: Index, entry: int) -> dict:
-    """Return a record that has to do with the one that is shown, and the step that it is about."""
-    line = row(index, entry)
-    try:
-        record = parse(index.raw(entry))
-    except InputError:
-        return line
-    if record["type"] == "episode":
-        line["model"] = record.get("model")
-    return {**line, "step": step_of(record)}
 
 
 def state(index: Index) -> dict:
@@ -114,10 +104,15 @@ def picture(index: Index, entry: int, name: str) -> tuple[str, bytes] | None:
 
 def pictures_of(record: dict) -> list[str]:
     """Return the files of pictures that a trajectory names."""
-    states = [step for step in record.get("steps") or [] if isinstance(step, dict)]
-    states += [a.get("outcome") or {} for step in states for a in step.get("alternatives") or []]
-    states.append(record.get("outcome") or {})
-    return [one["screenshot"] for one in states if isinstance(one, dict) and one.get("screenshot")]
+    if record.get("type") != "trajectory":
+        return []
+    alternatives = [alternative for step in record["steps"] for alternative in step.get("alternatives") or []]
+    states = [
+        *record["steps"],
+        *(alternative.get("outcome") or {} for alternative in alternatives),
+        record.get("outcome") or {},
+    ]
+    return [state["screenshot"] for state in states if state.get("screenshot")]
 
 
 def as_link(kind: str, content: bytes) -> str:

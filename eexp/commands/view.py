@@ -1,0 +1,99 @@
+"""`eexp view`: records in a browser, with their alternatives."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import click
+
+from eexp.console.parameters import PATH, command_options
+from eexp.errors import EexpError, UsageError
+from eexp.system.terminal import tell
+from eexp.viewer.settings import ViewSettings
+
+
+@click.command("view")
+@click.argument("files", nargs=-1, type=PATH, metavar="[FILE]...")
+@click.option(
+    "-o", "--output", type=PATH, metavar="FILE", help="Write one page that needs no server; - is standard output."
+)
+@command_options(ViewSettings)
+@click.option("--follow", is_flag=True, help="Go on reading files that a running stage writes.")
+@click.option("--diff", "compared", is_flag=True, help="Compare two files by the ids of their records.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Port of the server.  [default: a free one]"
+)
+@click.option("--open", "opened", is_flag=True, help="Open the page in a browser.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error unless something fails.")
+def command(
+    files: tuple[str, ...],
+    output: str | None,
+    settings: ViewSettings,
+    follow: bool,
+    compared: bool,
+    port: int,
+    opened: bool,
+    quiet: bool,
+) -> None:
+    """Look at records in a browser: states, alternatives, outcomes, examples.
+
+    A trajectory is shown as a path, with the alternatives of every state and what they led to; an example as the model
+    sees it, with the text that the loss falls on; episodes turn by turn, two policies on one task side by side. With
+    several files, a state leads to the examples that were made of it.
+
+    The page comes from a server on this machine alone, at an address with a random token, which is printed; Ctrl-C ends
+    it. `-o` writes one file instead, which loads nothing: all records, or a sample of many. Records from standard input
+    are kept in a temporary file, and shown as they come.
+
+    \b
+    Example:
+      eexp expert house -n 5 | eexp branch -k 3 --from admissible | eexp rollout > rollout.jsonl
+      eexp reflect rollout.jsonl > sr.jsonl
+      eexp view rollout.jsonl sr.jsonl -o page.html
+
+    Without -o, the page is served: `eexp view rollout.jsonl sr.jsonl`.
+    """
+    from eexp.records.jsonl import write_to_stdout
+    from eexp.viewer.spool import spooled
+    from eexp.viewer.view import page_of, tokens_of
+
+    if compared and len(files) != 2:
+        raise UsageError("--diff compares two files; give both")
+    if output is not None and (follow or compared or port or opened):
+        raise UsageError("-o writes a page without a server: leave out --follow, --diff, --port and --open")
+    with spooled(files, wait=output is not None) as (names, from_stdin):
+        if output is not None:
+            page = page_of(names, settings).encode("utf-8", "replace")
+            if output == "-":
+                write_to_stdout(page)
+                return
+            try:
+                Path(output).write_bytes(page)
+            except OSError as e:
+                raise EexpError(f"{output}: {e.strerror or e}") from None
+            if not quiet:
+                tell(f"view: {output}, {len(page) / 1e6:.1f} MB")
+            return
+        _serve(names, follow or from_stdin, tokens_of(settings.model), port, compared, opened)
+
+
+def _serve(files: list[str], follow: bool, tokens, port: int, compared: bool, opened: bool) -> None:
+    from eexp.viewer.index import Index
+    from eexp.viewer.page_server import Viewer
+    from eexp.viewer.record_changes import Comparison
+
+    index = Index(files)
+    try:
+        viewer = Viewer(
+            index, follow=follow, tokens=tokens, port=port, comparison=Comparison(index) if compared else None
+        )
+    except OSError as e:
+        raise EexpError(f"port {port}: {e.strerror or e}") from None
+    tell(f"view: {viewer.address}  (Ctrl-C ends it)")
+    if opened:
+        import webbrowser
+
+        webbrowser.open(viewer.address)
+    with contextlib.suppress(KeyboardInterrupt):
+        viewer.run()
