@@ -194,7 +194,7 @@ class Index:
         """
         known = len(self)
         order = self._order(query, known)
-        words = [Word(word) for word in query.words]
+        words = [SearchTerm(word) for word in query.words]
         deadline = time.monotonic() + seconds
         entries: list[int] = []
         place = start
@@ -262,7 +262,7 @@ class Index:
         ]
 
 
-class Word:
+class SearchTerm:
     """A word to search for in lines of JSON, in which some characters are written as escapes."""
 
     def __init__(self, word: str):

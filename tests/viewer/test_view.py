@@ -291,9 +291,7 @@ def test_a_page_is_read_by_keyboard_alone(files, page, tmp_path):
     assert page.js("getComputedStyle(document.querySelector('.fan')).display") == "none"
     page.press("a")
     page.press("n")
-    _settle(
-        page, f"document.getElementById('title').textContent === {json.dumps(read(files['rollout'])[1]['instruction'])}"
-    )
+    _settle(page, f"{title} === {json.dumps(second['instruction'])}")
     page.press("p")
     _settle(page, f"{title} === {json.dumps(trajectory['instruction'])}")
     page.press("r")  # an example that was made of the first state, as tokens with its targets marked
