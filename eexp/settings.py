@@ -6,7 +6,7 @@ from it. Nothing here knows of a command line; eexp/console/parameters.py makes 
 
     @dataclass(frozen=True)
     class RecoverSettings:
-        most: int = option(3, type=Whole(1), metavar="N", help="Largest number of mistakes in one state.")
+        most: int = option(3, type=Whole(1)).help("Largest number of mistakes in one state.")
         seed: int = SEED.field()
 
     @click.command("recover")
@@ -145,9 +145,25 @@ class Option:
         return max(self.names, key=len).lstrip("-") if self.names else name
 
 
-def option(default: Any, *names: str, **more: Any) -> Any:
-    """Return a dataclass field that carries its command-line option; the arguments are those of Option."""
-    return Option(default, *names, **more).field()
+class Unexplained:
+    """An option without its help; `help` adds that, and returns what `make` makes of the whole option."""
+
+    def __init__(self, make: Callable[[Option], Any], *args: Any, **more: Any):
+        self._make, self._args, self._more = make, args, more
+
+    def help(self, text: str) -> Any:
+        """Return what is made of the option with this help."""
+        return self._make(Option(*self._args, **self._more, help=text))
+
+
+def option(default: Any, *names: str, **more: Any) -> Unexplained:
+    """Begin a dataclass field that carries its option, `option(...).help(text)`; the arguments are those of Option."""
+    return Unexplained(Option.field, default, *names, **more)
+
+
+def shared(default: Any, *names: str, **more: Any) -> Unexplained:
+    """Begin an option of several stages, `shared(...).help(text)`; the arguments are those of Option."""
+    return Unexplained(lambda option: option, default, *names, **more)
 
 
 def recorded(settings: Any, *names: str) -> dict[str, Any]:
@@ -162,104 +178,68 @@ def recorded(settings: Any, *names: str) -> dict[str, Any]:
 
 # -- options of several stages -----------------------------------------------------------------------------------------
 
-SEED = Option(0, "--seed", type=int, envvar="EEXP_SEED", metavar="N", help="Seed of every random draw.")
+SEED = shared(0, "--seed", type=int, envvar="EEXP_SEED", metavar="N").help("Seed of every random draw.")
 
 #: The number of admissible actions to keep; None for all.
-ADMISSIBLE = Option(
-    50,
-    "--admissible",
-    type=number_or_word(0, {"all": None, "none": 0}),
-    metavar="N|all|none",
-    help="Number of admissible actions to keep a step; drawn at random, with the expert's own among them.",
+ADMISSIBLE = shared(50, "--admissible", type=number_or_word(0, {"all": None, "none": 0}), metavar="N|all|none").help(
+    "Number of admissible actions to keep a step; drawn at random, with the expert's own among them."
 )
 
-MAX_STEPS = Option(
-    None,
-    "--max-steps",
-    type=Whole(1),
-    metavar="N",
-    help="Longest episode, in actions.  [default: the environment's]",
+MAX_STEPS = shared(None, "--max-steps", type=Whole(1)).help(
+    "Longest episode, in actions.  [default: the environment's]"
 )
 
-CONFIDENCE = Option(0.95, "--confidence", type=Finite(0.5, 0.999), metavar="LEVEL", help="Confidence of the intervals.")
+CONFIDENCE = shared(0.95, "--confidence", type=Finite(0.5, 0.999), metavar="LEVEL").help("Confidence of the intervals.")
 
-COMMON = Option(False, "--common", help="Compare on the tasks that all files have, instead of refusing different ones.")
+COMMON = shared(False, "--common").help("Compare on the tasks that all files have, instead of refusing different ones.")
 
 #: A file of past episodes.
-RECALL = Option(
-    None,
-    "--recall",
-    type=FILE,
-    metavar="FILE",
-    help="Show past episodes of this file (of `eexp eval`, or trajectories) before the state, as they are: those "
-    "whose tasks begin most like the current one, and never one of the same task.",
+RECALL = shared(None, "--recall", type=FILE).help(
+    "Show past episodes of this file (of `eexp eval`, or trajectories) before the state, as they are: those "
+    "whose tasks begin most like the current one, and never one of the same task."
 )
 
-RECALL_COUNT = Option(1, "--recall-count", type=Whole(1), metavar="N", help="With --recall: how many to show.")
+RECALL_COUNT = shared(1, "--recall-count", type=Whole(1)).help("With --recall: how many to show.")
 
 #: With `first`, the alternatives that a stage uses (`records.record.alternatives_of`).
-POOL = Option(
-    None,
-    "--pool",
-    metavar="NAME",
-    help="Use only the alternatives that `eexp branch` drew for this pool.  [default: all, every action once]",
+POOL = shared(None, "--pool", metavar="NAME").help(
+    "Use only the alternatives that `eexp branch` drew for this pool.  [default: all, every action once]"
 )
 
 #: It has no environment variable and no prompt: it has to be typed.
-TRUST_REMOTE_CODE = Option(
-    False,
-    "--trust-remote-code",
-    help="Run the Python code that a model of transformers brings. Without it, such a model is refused.",
+TRUST_REMOTE_CODE = shared(False, "--trust-remote-code").help(
+    "Run the Python code that a model of transformers brings. Without it, such a model is refused."
 )
 
-THINK = Option(
-    "auto",
-    "--think",
-    type=Word(["auto", "always", "never"]),
-    help="Whether the model is to write a thought before each action. auto: as it was trained; not at all where it "
-    "does not say; where the style's prompt is the same for both, the model decides.",
+THINK = shared("auto", "--think", type=Word(["auto", "always", "never"])).help(
+    "Whether the model is to write a thought before each action. auto: as it was trained; not at all where it "
+    "does not say; where the style's prompt is the same for both, the model decides."
 )
 
 
 def first(fewest: int) -> Option:
     """Return --first, of which `fewest` is the smallest value that the stage can use."""
-    return Option(
-        None,
-        "--first",
-        type=Whole(fewest),
-        metavar="K",
-        help="Use only the first K alternatives of every state; smaller sets are parts of larger ones.  [default: all]",
+    return shared(None, "--first", type=Whole(fewest), metavar="K").help(
+        "Use only the first K alternatives of every state; smaller sets are parts of larger ones.  [default: all]"
     )
 
 
 def temperature(default: float) -> Option:
     """Return --temperature."""
-    return Option(
-        default,
-        "--temperature",
-        type=Number(0),
-        metavar="T",
-        help="Sampling temperature; 0 takes the most likely token every time.",
+    return shared(default, "--temperature", type=Number(0), metavar="T").help(
+        "Sampling temperature; 0 takes the most likely token every time."
     )
 
 
 def max_tokens(default: int | None, in_words: str = "") -> Option:
     """Return --max-tokens; `in_words` says what the default is where that is no fixed number."""
-    return Option(
-        default,
-        "--max-tokens",
-        type=Whole(1),
-        metavar="TOKENS",
-        help="Longest answer." + (f"  [default: {in_words}]" if in_words else ""),
+    return shared(default, "--max-tokens", type=Whole(1), metavar="TOKENS").help(
+        "Longest answer." + (f"  [default: {in_words}]" if in_words else "")
     )
 
 
 def prompt_style(default: str = "react") -> Option:
     """Return --prompt-style; `default` says in words what the style is without it."""
-    return Option(
-        None,
-        "--prompt-style",
-        metavar="STYLE",
-        envvar="EEXP_PROMPT_STYLE",
-        help=f"The prompt style: a built-in one (`eexp prompts list`) or a TOML file.  [default: {default}]",
+    return shared(None, "--prompt-style", metavar="STYLE", envvar="EEXP_PROMPT_STYLE").help(
+        f"The prompt style: a built-in one (`eexp prompts list`) or a TOML file.  [default: {default}]"
     )

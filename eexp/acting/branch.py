@@ -175,13 +175,7 @@ class StateAlternatives:
     """
 
     def __init__(
-        self,
-        trajectory: dict,
-        i: int,
-        settings: BranchSettings,
-        exact: bool,
-        count: Count,
-        number: int | None = None,
+        self, trajectory: dict, i: int, settings: BranchSettings, exact: bool, count: Count, number: int | None = None
     ):
         self.number = settings.k if number is None else number
         self.step = trajectory["steps"][i]

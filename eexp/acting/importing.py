@@ -188,12 +188,7 @@ def import_replayed_episodes(
 
 
 def import_rows(
-    rows: Iterator[dict],
-    format: str,
-    env: str,
-    task_key: str | None = None,
-    *,
-    on_error: OnError = stop_at_error,
+    rows: Iterator[dict], format: str, env: str, task_key: str | None = None, *, on_error: OnError = stop_at_error
 ) -> Iterator[dict]:
     """Yield the examples of rows of messages.
 

@@ -55,11 +55,8 @@ class ExpertSettings:
 
     admissible: int | None = ADMISSIBLE.field()
     max_steps: int | None = MAX_STEPS.field()
-    noise: float = option(
-        0,
-        type=Finite(0, 1, max_open=True),
-        metavar="P",
-        help="Share of the expert's actions that are replaced by another admissible action, drawn at random.",
+    noise: float = option(0, type=Finite(0, 1, max_open=True), metavar="P").help(
+        "Share of the expert's actions that are replaced by another admissible action, drawn at random."
     )
     seed: int = SEED.field()
 
@@ -103,61 +100,38 @@ class BranchSettings:
             `k` to every state.
     """
 
-    k: int = option(4, "-k", type=Whole(1), metavar="N", help="Number of alternatives to add to every state.")
-    add: int | None = option(
-        None,
-        type=Whole(1),
-        metavar="N",
-        help="Keep the alternatives that are there, and add N in all, where one more is most likely to lead to "
-        "something new; -k is then the most for one state.",
+    k: int = option(4, "-k", type=Whole(1)).help("Number of alternatives to add to every state.")
+    add: int | None = option(None, type=Whole(1)).help(
+        "Keep the alternatives that are there, and add N in all, where one more is most likely to lead to "
+        "something new; -k is then the most for one state."
     )
-    source: str = option(
-        "policy",
-        "--from",
-        type=Word(SOURCES),
-        help="Where alternatives come from: what the policy writes; the admissible actions; half from each; or the "
-        "admissible actions drawn by the policy's probability of each.",
+    source: str = option("policy", "--from", type=Word(SOURCES)).help(
+        "Where alternatives come from: what the policy writes; the admissible actions; half from each; or the "
+        "admissible actions drawn by the policy's probability of each."
     )
     temperature: float = temperature(1.0).field()
-    replacement: bool = option(
-        False, help="Draw every text on its own and drop actions drawn before, rather than drawing without replacement."
+    replacement: bool = option(False).help(
+        "Draw every text on its own and drop actions drawn before, rather than drawing without replacement."
     )
-    top_p: float | None = option(
-        None,
-        type=Number(0, 1, min_open=True),
-        metavar="P",
-        help="At every token, draw from the most probable ones only, as few as have this share of the "
-        "probability.  [default: from all]",
+    top_p: float | None = option(None, type=Number(0, 1, min_open=True), metavar="P").help(
+        "At every token, draw from the most probable ones only, as few as have this share of the "
+        "probability.  [default: from all]"
     )
-    min_p: float | None = option(
-        None,
-        type=Number(0, 1),
-        metavar="P",
-        help="Drop alternatives that are less than P times as probable as the most probable one in the same "
-        f"state; 0 drops none.  [default: {MIN_P:g} where texts are drawn without replacement, else 0]",
+    min_p: float | None = option(None, type=Number(0, 1), metavar="P").help(
+        "Drop alternatives that are less than P times as probable as the most probable one in the same "
+        f"state; 0 drops none.  [default: {MIN_P:g} where texts are drawn without replacement, else 0]"
     )
-    rounds: int = option(
-        10,
-        type=Whole(1),
-        metavar="N",
-        help="Look at no more than N times k texts of the policy; then fill up from the admissible actions.",
+    rounds: int = option(10, type=Whole(1)).help(
+        "Look at no more than N times k texts of the policy; then fill up from the admissible actions."
     )
-    only_admissible: bool = option(
-        True, help="Drop the policy's draws that are not admissible, where the whole list is known."
+    only_admissible: bool = option(True).help(
+        "Drop the policy's draws that are not admissible, where the whole list is known."
     )
-    ban: tuple[str, ...] = option(
-        (),
-        type=Parsed(_prefix),
-        multiple=True,
-        metavar="PREFIX",
-        help="Actions that begin with these words are no alternatives: neither drawn nor filled up with. May be "
-        "repeated.",
+    ban: tuple[str, ...] = option((), type=Parsed(_prefix), multiple=True, metavar="PREFIX").help(
+        "Actions that begin with these words are no alternatives: neither drawn nor filled up with. May be repeated."
     )
-    pool: str | None = option(
-        None,
-        type=Parsed(_pool_name),
-        metavar="NAME",
-        help="Add the alternatives under this name and keep those of other pools.  [default: replace all]",
+    pool: str | None = option(None, type=Parsed(_pool_name), metavar="NAME").help(
+        "Add the alternatives under this name and keep those of other pools.  [default: replace all]"
     )
     seed: int = SEED.field()
 
@@ -188,20 +162,15 @@ class BranchSettings:
 class RolloutSettings:
     """Settings of `rollout`."""
 
-    fork: str = option(
-        FORK_AUTO,
-        type=Word([FORK_AUTO, *FORK_WAYS]),
-        help="How to leave the expert's path and come back: by the environment's own copy of its state, a fork of "
-        "its process, or walking there again.",
+    fork: str = option(FORK_AUTO, type=Word([FORK_AUTO, *FORK_WAYS])).help(
+        "How to leave the expert's path and come back: by the environment's own copy of its state, a fork of "
+        "its process, or walking there again."
     )
-    again: bool = option(False, help="Execute alternatives that have an outcome, too.")
-    audit: float = option(
-        0.02,
-        type=Number(0, 1),
-        metavar="SHARE",
-        help="Share of the alternatives to execute a second time, by a replay from the task's beginning; another "
+    again: bool = option(False).help("Execute alternatives that have an outcome, too.")
+    audit: float = option(0.02, type=Number(0, 1), metavar="SHARE").help(
+        "Share of the alternatives to execute a second time, by a replay from the task's beginning; another "
         f"outcome ends the run (exit code 1). Of the first {FIRST} of a run at least {FIRST_SHARE:g}, and one in every "
-        "trajectory. 0 for none.",
+        "trajectory. 0 for none."
     )
 
 
@@ -209,10 +178,10 @@ class RolloutSettings:
 class FollowSettings:
     """Settings of `follow`."""
 
-    steps: int = option(10, type=Whole(1), metavar="N", help="Longest continuation, in actions after the alternative.")
+    steps: int = option(10, type=Whole(1)).help("Longest continuation, in actions after the alternative.")
     pool: str | None = POOL.field()
     first: int | None = first(1).field()
-    again: bool = option(False, help="Follow alternatives that were followed before, too.")
+    again: bool = option(False).help("Follow alternatives that were followed before, too.")
     temperature: float = temperature(0.0).field()
     seed: int = SEED.field()
 
@@ -226,9 +195,7 @@ class FollowSettings:
 class CorrectSettings:
     """Settings of `correct`."""
 
-    turns: int = option(
-        1, type=Whole(1), metavar="N", help="Correct up to N turns of an episode, from the first one on."
-    )
+    turns: int = option(1, type=Whole(1)).help("Correct up to N turns of an episode, from the first one on.")
     admissible: int | None = ADMISSIBLE.field()
     seed: int = SEED.field()
 
@@ -241,11 +208,9 @@ class CorrectSettings:
 class RewardSettings:
     """Settings of `reward`."""
 
-    by: str = option(
-        "progress",
-        type=Word(["progress", "similarity"]),
-        help="Reward by how many actions, at most one, the expert got nearer to the end (progress), or by how much the "
-        "action is like the expert's in the same state, from 0 to 1 (similarity).",
+    by: str = option("progress", type=Word(["progress", "similarity"])).help(
+        "Reward by how many actions, at most one, the expert got nearer to the end (progress), or by how much the "
+        "action is like the expert's in the same state, from 0 to 1 (similarity)."
     )
 
     def lineage(self) -> dict[str, Any]:
@@ -263,58 +228,40 @@ class ImportSettings:
         mapping: A JSON file: what a record calls its task, and what the environment does.
     """
 
-    no_replay: bool = option(
-        False, help="Take the contents of the records as they are: nothing is checked, nothing filled in."
+    no_replay: bool = option(False).help(
+        "Take the contents of the records as they are: nothing is checked, nothing filled in."
     )
-    success: bool = option(False, help="Leave out records that did not succeed.")
-    min_score: float | None = option(
-        None,
-        type=Finite(min=0, max=1),
-        metavar="SCORE",
-        help="Leave out records that ended with a lower score, or with none.",
+    success: bool = option(False).help("Leave out records that did not succeed.")
+    min_score: float | None = option(None, type=Finite(min=0, max=1), metavar="SCORE").help(
+        "Leave out records that ended with a lower score, or with none."
     )
-    drop_invalid: bool = option(
-        False,
-        help="Leave out actions that the environment refused, where a second replay without them shows that they "
-        "changed nothing.",
+    drop_invalid: bool = option(False).help(
+        "Leave out actions that the environment refused, where a second replay without them shows that they "
+        "changed nothing."
     )
-    distinct: bool = option(False, help="Of trajectories of one task with the same actions, keep the first.")
-    action: str | None = option(
-        None,
-        type=Word([MARKED, WHOLE, ARGUMENT]),
-        help='Where the action is: after "Action:", with a thought before it; the whole text of the agent, or the '
+    distinct: bool = option(False).help("Of trajectories of one task with the same actions, keep the first.")
+    action: str | None = option(None, type=Word([MARKED, WHOLE, ARGUMENT])).help(
+        'Where the action is: after "Action:", with a thought before it; the whole text of the agent, or the '
         "call of a tool in Python's notation; or the only argument of that call.  "
-        "[default: whole for messages, else marked]",
+        "[default: whole for messages, else marked]"
     )
-    task_key: str | None = option(
-        None,
-        metavar="KEY",
-        help="The key of a record that names its task.  [default: item_id, or game_file, or id]",
+    task_key: str | None = option(None, metavar="KEY").help(
+        "The key of a record that names its task.  [default: item_id, or game_file, or id]"
     )
-    name: str | None = option(
-        None,
-        metavar="NAME",
-        help="The environment's name in records that are not replayed.  "
-        "[default: the format's; for episodes, the one they name]",
+    name: str | None = option(None, metavar="NAME").help(
+        "The environment's name in records that are not replayed.  "
+        "[default: the format's; for episodes, the one they name]"
     )
-    split: str | None = option(None, metavar="NAME", help="Look for the task in this split.  [default: in all of them]")
-    match: str | None = option(
-        None,
-        metavar="TEMPLATE",
-        help="How the records name the environment's tasks, written with the keys of a task, such as "
-        "{level}/{seed}.  [default: {id}; for a server of AgentGym, the number at the end]",
+    split: str | None = option(None, metavar="NAME").help("Look for the task in this split.  [default: in all of them]")
+    match: str | None = option(None, metavar="TEMPLATE").help(
+        "How the records name the environment's tasks, written with the keys of a task, such as "
+        "{level}/{seed}.  [default: {id}; for a server of AgentGym, the number at the end]"
     )
-    mapping: str | None = option(
-        None,
-        "--map",
-        type=FILE,
-        metavar="FILE",
-        help="A JSON object from the names of tasks in the records to those of the environment.",
+    mapping: str | None = option(None, "--map", type=FILE).help(
+        "A JSON object from the names of tasks in the records to those of the environment."
     )
-    trust: str = option(
-        "record",
-        type=Word(["record", "environment"]),
-        help="Where they differ, refuse the record, or count it and go by the environment.",
+    trust: str = option("record", type=Word(["record", "environment"])).help(
+        "Where they differ, refuse the record, or count it and go by the environment."
     )
     admissible: int | None = ADMISSIBLE.field()
     seed: int = SEED.field()
@@ -400,34 +347,17 @@ class ImportSettings:
 class TaskSelection:
     """The tasks that `eexp eval` plays."""
 
-    number: int | None = option(
-        None,
-        "-n",
-        "--number",
-        type=Whole(1),
-        metavar="N",
-        help="Number of tasks.  [default: all of the split or panel]",
+    number: int | None = option(None, "-n", "--number", type=Whole(1)).help(
+        "Number of tasks.  [default: all of the split or panel]"
     )
-    skip: int = option(
-        0,
-        type=Whole(0),
-        metavar="N",
-        help="Pass over that many tasks first, so that several machines can share the work.",
+    skip: int = option(0, type=Whole(0)).help(
+        "Pass over that many tasks first, so that several machines can share the work."
     )
-    split: str | None = option(None, metavar="NAME", help="The split to take tasks from.  [default: test]")
-    panel_file: str | None = option(
-        None,
-        "--panel",
-        type=FILE,
-        metavar="FILE",
-        help="Play the tasks of this panel, made by `eexp panel`; it names its environment.",
+    split: str | None = option(None, metavar="NAME").help("The split to take tasks from.  [default: test]")
+    panel_file: str | None = option(None, "--panel", type=FILE).help(
+        "Play the tasks of this panel, made by `eexp panel`; it names its environment."
     )
-    trials: int = option(
-        1,
-        type=Whole(1),
-        metavar="N",
-        help="Episodes a task; more than one makes sense at a temperature above 0.",
-    )
+    trials: int = option(1, type=Whole(1)).help("Episodes a task; more than one makes sense at a temperature above 0.")
 
     def part_of(self, tasks: list[dict]) -> list[dict]:
         """Return the tasks of a panel that are selected."""
@@ -440,14 +370,11 @@ class EvalSettings:
 
     temperature: float = temperature(0.0).field()
     max_steps: int | None = MAX_STEPS.field()
-    only_admissible: bool = option(False, help="Let the policy write nothing but an admissible action.")
-    look_ahead: int | None = option(
-        None,
-        type=Whole(2),
-        metavar="K",
-        help="Try each action in a fork of the environment first, or ask --look-ahead-with. Where it is refused, "
+    only_admissible: bool = option(False).help("Let the policy write nothing but an admissible action.")
+    look_ahead: int | None = option(None, type=Whole(2), metavar="K").help(
+        "Try each action in a fork of the environment first, or ask --look-ahead-with. Where it is refused, "
         "changes nothing or ends the episode without success, draw another one at temperature 1, up to K in all, and "
-        "take the first one that does better.",
+        "take the first one that does better."
     )
     recall: str | None = RECALL.field()
     recall_count: int = RECALL_COUNT.field()

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import click
 
-from eexp.console.parameters import PATH, command_options
+from eexp.console.parameters import PATH, command_options, option
 from eexp.evidence.settings import CompareSettings
+from eexp.settings import FILE
 from eexp.system.terminal import show, tell
 
 
 @click.command("compare")
 @click.argument("files", nargs=-1, type=PATH, metavar="[NAME=]FILE...")
 @command_options(CompareSettings)
-@click.option("--by-kind", is_flag=True, help="Add a table of success by kind of task.")
-@click.option("--refused", is_flag=True, help="Add a table of the share of refused actions, with its differences.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSONL, one line a row, instead of a table.")
-@click.option(
-    "--plot",
-    "picture",
-    type=PATH,
-    metavar="FILE",
-    help="Draw rates and differences with their intervals, as PNG or SVG.",
-)
+@option(False, "--by-kind").help("Add a table of success by kind of task.")
+@option(False, "--refused").help("Add a table of the share of refused actions, with its differences.")
+@option(False, "--json", "as_json").help("Print JSONL, one line a row, instead of a table.")
+@option(None, "--plot", "picture", type=FILE).help("Draw rates and differences with their intervals, as PNG or SVG.")
 def command(
-    files: tuple[str, ...],
-    settings: CompareSettings,
-    by_kind: bool,
-    refused: bool,
-    as_json: bool,
-    picture: str | None,
+    files: tuple[str, ...], settings: CompareSettings, by_kind: bool, refused: bool, as_json: bool, picture: str | None
 ) -> None:
     """Compare methods by their episodes: success, differences, how sure.
 

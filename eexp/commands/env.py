@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from eexp.console import options
-from eexp.console.parameters import PATH, parameter
+from eexp.console.parameters import option, parameter
 from eexp.errors import EXIT_FAILED, EexpError, environment_errors
-from eexp.settings import SEED
+from eexp.settings import FILE, SEED, Number, Whole
 from eexp.system.terminal import show, style
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _problem_of(name: str) -> str | None:
 
 @command.command("show")
 @ENV
-@click.option("--task", metavar="ID", help="The task to show.  [default: the first]")
+@option(None, "--task", metavar="ID").help("The task to show.  [default: the first]")
 def show_command(spec: str, task: str | None) -> None:
     """Show what an environment offers: splits and counts, what it can do, and one task.
 
@@ -98,31 +98,14 @@ def show_command(spec: str, task: str | None) -> None:
 
 @command.command("check")
 @ENV
-@click.option(
-    "-n",
-    "--number",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="Number of tasks of the first split to play; of every other split, one is played.",
+@option(5, "-n", "--number", type=Whole(1)).help(
+    "Number of tasks of the first split to play; of every other split, one is played."
 )
-@click.option(
-    "--action",
-    "actions",
-    multiple=True,
-    metavar="TEXT",
-    help="An action to try, for an environment with neither expert nor admissible list. May be repeated.",
+@option(None, "--action", "actions", multiple=True, metavar="TEXT").help(
+    "An action to try, for an environment with neither expert nor admissible list. May be repeated."
 )
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    envvar="EEXP_ENV_TIMEOUT",
-    show_envvar=True,
-    help="Longest answer.",
+@option(10.0, "--timeout", type=Number(0, min_open=True), metavar="SECONDS", envvar="EEXP_ENV_TIMEOUT").help(
+    "Longest answer."
 )
 @parameter(SEED)
 def check_command(spec: str, number: int, actions: tuple[str, ...], timeout: float, seed: int) -> None:
@@ -159,9 +142,9 @@ def check_command(spec: str, number: int, actions: tuple[str, ...], timeout: flo
 
 @command.command("play")
 @ENV
-@click.option("--task", metavar="ID", help="The task to play.  [default: the first of the split]")
-@click.option("--split", metavar="NAME", help="The split to look in.  [default: all splits, the first one first]")
-@click.option("-o", "--output", type=PATH, metavar="FILE", help="Add the episode to this file, as a trajectory.")
+@option(None, "--task", metavar="ID").help("The task to play.  [default: the first of the split]")
+@option(None, "--split", metavar="NAME").help("The split to look in.  [default: all splits, the first one first]")
+@option(None, "-o", "--output", type=FILE).help("Add the episode to this file, as a trajectory.")
 def play_command(spec: str, task: str | None, split: str | None, output: str | None) -> None:
     """Play a task by hand. Tab completes admissible actions.
 

@@ -12,7 +12,7 @@ import click
 from eexp.acting.settings import EvalSettings, TaskSelection
 from eexp.console import options
 from eexp.console.options import PolicyOptions
-from eexp.console.parameters import command_options
+from eexp.console.parameters import command_options, option
 from eexp.envs.registry import light_names
 from eexp.errors import EnvironmentFailed, InputError, UsageError, environment_errors
 from eexp.settings import THINK, max_tokens
@@ -82,12 +82,9 @@ def _open(env: str, panel_file: str | None) -> Environment:
 )
 @command_options(TaskSelection, "selection")
 @command_options(EvalSettings)
-@click.option(
-    "--look-ahead-with",
-    metavar="MODEL",
-    shell_complete=options.complete_model,
-    help="With --look-ahead: the world model to ask, trained on examples of `eexp world-model-data --verdict after`.  "
-    "[default: none, the environment is forked]",
+@option(None, "--look-ahead-with", metavar="MODEL", shell_complete=options.complete_model).help(
+    "With --look-ahead: the world model to ask, trained on examples of `eexp world-model-data --verdict after`.  "
+    "[default: none, the environment is forked]"
 )
 @options.policy(
     "The policy that plays; `eexp models` lists what MODEL may be.  [default: the built-in tiny model]",

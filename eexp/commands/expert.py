@@ -10,9 +10,10 @@ import click
 
 from eexp.acting.settings import ExpertSettings
 from eexp.console import options
-from eexp.console.parameters import command_options
+from eexp.console.parameters import command_options, option
 from eexp.errors import UsageError, environment_errors
 from eexp.records.record import succeeded
+from eexp.settings import Whole
 
 if TYPE_CHECKING:
     from eexp.console.stream import Stream
@@ -28,23 +29,12 @@ def _due(env: Environment, split: str, n: int | None, skip: int, done: Callable[
 
 @click.command("expert")
 @click.argument("env", type=options.ENV, metavar="ENV", envvar="EEXP_ENV", shell_complete=options.complete_env)
-@click.option(
-    "-n", "--number", type=click.IntRange(min=0), metavar="N", help="Number of tasks.  [default: all of the split]"
+@option(None, "-n", "--number", type=Whole(0)).help("Number of tasks.  [default: all of the split]")
+@option(0, "--skip", type=Whole(0)).help("Pass over that many tasks first.")
+@option(None, "--split", metavar="NAME").help(
+    "The split to take tasks from.  [default: the environment's first one, to train on]"
 )
-@click.option(
-    "--skip",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Pass over that many tasks first.",
-)
-@click.option(
-    "--split",
-    metavar="NAME",
-    help="The split to take tasks from.  [default: the environment's first one, to train on]",
-)
-@click.option("--all", "keep_failed", is_flag=True, help="Keep trajectories that did not succeed, too.")
+@option(False, "--all", "keep_failed").help("Keep trajectories that did not succeed, too.")
 @command_options(ExpertSettings)
 @options.streams(resume=True, with_files=False)
 def command(

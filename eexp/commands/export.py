@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import click
 
-from eexp.console.parameters import PATH
+from eexp.console.parameters import PATH, option
+from eexp.settings import FILE, REQUIRED, Word
 from eexp.system.terminal import tell
 
 
 @click.command("export")
 @click.argument("directory", type=PATH, metavar="DIR")
-@click.option("-o", "--output", type=PATH, metavar="FILE", required=True, help="The GGUF file to write.")
-@click.option(
-    "--type",
-    "dtype",
-    type=click.Choice(["f32", "f16", "bf16", "q8_0", "q4_k_m"]),
-    help="Weights as stored; q8_0 and q4_k_m, for full models, by llama.cpp's own quantiser.  "
-    "[default: f16; f32 for adapters]",
+@option(REQUIRED, "-o", "--output", type=FILE).help("The GGUF file to write.")
+@option(None, "--type", "dtype", type=Word(["f32", "f16", "bf16", "q8_0", "q4_k_m"])).help(
+    "Weights as stored; q8_0 and q4_k_m, for full models, by llama.cpp's own quantiser.  "
+    "[default: f16; f32 for adapters]"
 )
-@click.option(
-    "--base",
-    type=PATH,
-    metavar="DIR",
-    envvar="EEXP_BASE",
-    show_envvar=True,
-    help="The adapter's base model.  [default: the one it names]",
+@option(None, "--base", type=FILE, metavar="DIR", envvar="EEXP_BASE").help(
+    "The adapter's base model.  [default: the one it names]"
 )
-@click.option("-q", "--quiet", is_flag=True, help="No summary on standard error.")
+@option(False, "-q", "--quiet").help("No summary on standard error.")
 def command(directory: str, output: str, dtype: str | None, base: str | None, quiet: bool) -> None:
     """Write an adapter or a model as GGUF, for llama.cpp.
 

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING
 import click
 
 from eexp.console import options
+from eexp.console.parameters import option
 from eexp.formats.names import LOGS, SFT
+from eexp.settings import REQUIRED, Word
 
 if TYPE_CHECKING:
     from eexp.console.stream import Stream
 
 
 @click.command("export-log")
-@click.option(
-    "--format",
-    type=click.Choice([*LOGS, SFT]),
-    required=True,
-    help="Harbor's trajectory format (ATIF), one a line; verifiers' episodes, as in its traces.jsonl; one "
-    "log of Inspect, which is held in memory; or, for examples, rows of chat messages.",
+@option(REQUIRED, "--format", type=Word([*LOGS, SFT])).help(
+    "Harbor's trajectory format (ATIF), one a line; verifiers' episodes, as in its traces.jsonl; one "
+    "log of Inspect, which is held in memory; or, for examples, rows of chat messages."
 )
 @options.streams("trajectory", "example", "episode")
 def command(format: str, stream: Stream) -> None:

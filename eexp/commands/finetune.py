@@ -8,42 +8,29 @@ from itertools import chain, islice
 
 import click
 
-from eexp.console.parameters import PATH, command_options, is_given, parameter
-from eexp.settings import prompt_style
+from eexp.console.parameters import PATH, command_options, is_given, option, parameter
+from eexp.settings import FILE, REQUIRED, Word, prompt_style
 from eexp.training.settings import OBJECTIVES, Settings
 
-_OUTPUT = click.option(
-    "-o", "--output", type=PATH, metavar="DIR", required=True, help="Where the adapter, or the model, is saved."
+_OUTPUT = option(REQUIRED, "-o", "--output", type=FILE, metavar="DIR").help(
+    "Where the adapter, or the model, is saved."
 )
-_VALIDATE = click.option(
-    "--validate",
-    type=PATH,
-    metavar="FILE",
-    multiple=True,
-    help="Examples of other trajectories, whose loss is computed at the start, after every epoch and at the "
-    "end; can be repeated.",
+_VALIDATE = option(None, "--validate", type=FILE, multiple=True).help(
+    "Examples of other trajectories, whose loss is computed at the start, after every epoch and at the "
+    "end; can be repeated."
 )
-_DRY_RUN = click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Train nothing; print what would be computed, an estimate of the memory, and a few examples with "
-    "their targets in [[ ]].",
+_DRY_RUN = option(False, "--dry-run").help(
+    "Train nothing; print what would be computed, an estimate of the memory, and a few examples with "
+    "their targets in [[ ]]."
 )
-_RESUME = click.option("--resume", is_flag=True, help="Continue from the last checkpoint in -o DIR.")
-_ON_ERROR = click.option(
-    "--on-error",
-    type=click.Choice(["stop", "skip"]),
-    default="stop",
-    show_default=True,
-    help="What a bad record does: end the run (exit code 3), or be set aside (exit code 4).",
+_RESUME = option(False, "--resume").help("Continue from the last checkpoint in -o DIR.")
+_ON_ERROR = option("stop", "--on-error", type=Word(["stop", "skip"])).help(
+    "What a bad record does: end the run (exit code 3), or be set aside (exit code 4)."
 )
-_REJECTS = click.option(
-    "--rejects",
-    type=PATH,
-    metavar="FILE",
-    help="Keep what was set aside here, as JSONL with the reason. Implies --on-error skip.",
+_REJECTS = option(None, "--rejects", type=FILE).help(
+    "Keep what was set aside here, as JSONL with the reason. Implies --on-error skip."
 )
-_QUIET = click.option("-q", "--quiet", is_flag=True, help="No summary and no progress bar on standard error.")
+_QUIET = option(False, "-q", "--quiet").help("No summary and no progress bar on standard error.")
 _PROMPT_STYLE = parameter(prompt_style("the built-in one that the examples name"))
 
 

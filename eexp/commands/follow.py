@@ -31,11 +31,7 @@ if TYPE_CHECKING:
 @options.parallel
 @options.streams("trajectory", resume=True)
 def command(
-    env: str | None,
-    settings: FollowSettings,
-    policy: PolicyOptions,
-    open_worlds: OpenWorlds,
-    stream: Stream,
+    env: str | None, settings: FollowSettings, policy: PolicyOptions, open_worlds: OpenWorlds, stream: Stream
 ) -> None:
     """Let a policy go on after every alternative, and record where that leads.
 

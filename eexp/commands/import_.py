@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from eexp.acting.settings import ImportSettings
 from eexp.console import options
-from eexp.console.parameters import command_options
+from eexp.console.parameters import command_options, option
 from eexp.errors import UsageError, environment_errors
 from eexp.formats.names import CONVERSATIONS, EPISODES, INSPECT, ROWS
 
@@ -23,16 +23,10 @@ if TYPE_CHECKING:
 
 @click.command("import")
 @click.argument("format", type=click.Choice([*CONVERSATIONS, *ROWS, EPISODES]))
-@click.option(
-    "--env",
-    type=options.ENV,
-    metavar="SPEC",
-    envvar="EEXP_ENV",
-    show_envvar=True,
-    shell_complete=options.complete_env,
-    help="Replay every record in this environment, check what was recorded and fill in what was not. "
+@option(None, "--env", type=options.ENV, metavar="SPEC", envvar="EEXP_ENV", shell_complete=options.complete_env).help(
+    "Replay every record in this environment, check what was recorded and fill in what was not. "
     "Episodes name theirs; exec: programs, classes and servers have to be named here all the same.  "
-    "[default: no replay; for episodes, the one they name]",
+    "[default: no replay; for episodes, the one they name]"
 )
 @command_options(ImportSettings)
 @options.workers

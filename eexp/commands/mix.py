@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import click
 
-from eexp.console.parameters import PATH, command_options, is_given
+from eexp.console.parameters import PATH, command_options, is_given, option
 from eexp.errors import UsageError
 from eexp.examples.settings import MixSettings
+from eexp.settings import FILE
 from eexp.system.terminal import show
 
 
 @click.command("mix")
 @command_options(MixSettings)
-@click.option(
-    "--dry-run", is_flag=True, help="Write no examples; show on standard output what would go in and come out."
-)
+@option(False, "--dry-run").help("Write no examples; show on standard output what would go in and come out.")
 @click.argument("sources", nargs=-1, type=PATH, metavar="[FILE[@SHARE][*WEIGHT]]...")
-@click.option("-o", "--output", type=PATH, metavar="FILE", help="Write here instead of standard output.")
-@click.option("-q", "--quiet", is_flag=True, help="No summary on standard error.")
+@option(None, "-o", "--output", type=FILE).help("Write here instead of standard output.")
+@option(False, "-q", "--quiet").help("No summary on standard error.")
 def command(settings: MixSettings, dry_run: bool, sources: tuple[str, ...], output: str | None, quiet: bool) -> None:
     """Weight, shuffle, clean and cut several files of examples into one.
 

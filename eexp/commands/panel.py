@@ -7,9 +7,9 @@ from collections import Counter
 import click
 
 from eexp.console import options
-from eexp.console.parameters import PATH, parameter
+from eexp.console.parameters import option, parameter
 from eexp.errors import EexpError, environment_errors
-from eexp.settings import SEED
+from eexp.settings import FILE, SEED, Whole
 from eexp.system.terminal import tell
 
 
@@ -17,33 +17,19 @@ from eexp.system.terminal import tell
 @click.argument(
     "env", type=options.ENV, metavar="[ENV]", required=False, envvar="EEXP_ENV", shell_complete=options.complete_env
 )
-@click.option(
-    "--split",
-    "splits",
-    multiple=True,
-    metavar="NAME",
-    help="Take tasks of this split. May be repeated: N of each.  [default: test]",
+@option(None, "--split", "splits", multiple=True, metavar="NAME").help(
+    "Take tasks of this split. May be repeated: N of each.  [default: test]"
 )
-@click.option(
-    "-n", "--number", type=click.IntRange(min=1), metavar="N", help="Number of tasks of every split.  [default: all]"
+@option(None, "-n", "--number", type=Whole(1)).help("Number of tasks of every split.  [default: all]")
+@option(None, "--apart-from", type=FILE, multiple=True).help(
+    "Leave out tasks that occur in this file of trajectories, examples, episodes or tasks. May be repeated."
 )
-@click.option(
-    "--apart-from",
-    multiple=True,
-    type=PATH,
-    metavar="FILE",
-    help="Leave out tasks that occur in this file of trajectories, examples, episodes or tasks. May be repeated.",
-)
-@click.option(
-    "--check",
-    "checked",
-    type=PATH,
-    metavar="FILE",
-    help="Make no panel, but fail if a task of this one occurs in an --apart-from FILE.",
+@option(None, "--check", "checked", type=FILE).help(
+    "Make no panel, but fail if a task of this one occurs in an --apart-from FILE."
 )
 @parameter(SEED)
-@click.option("-o", "--output", type=PATH, metavar="FILE", help="Write here instead of standard output.")
-@click.option("-q", "--quiet", is_flag=True, help="No summary on standard error.")
+@option(None, "-o", "--output", type=FILE).help("Write here instead of standard output.")
+@option(False, "-q", "--quiet").help("No summary on standard error.")
 def command(env, splits, number, apart_from, checked, seed, output, quiet) -> None:
     """Choose a fixed list of tasks to play, or check one.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from eexp.console.parameters import PATH, command_options
+from eexp.console.parameters import PATH, command_options, option
 from eexp.errors import UsageError
 from eexp.evidence.settings import PowerSettings
 from eexp.system.terminal import show, tell
@@ -12,11 +12,11 @@ from eexp.system.terminal import show, tell
 
 @click.command("power")
 @click.argument("files", nargs=-1, type=PATH, metavar="[[NAME=]FILE...]")
-@click.option(
-    "--baseline", metavar="NAME", help="The baseline, where FILEs name several methods.  [default: the first]"
+@option(None, "--baseline", metavar="NAME").help(
+    "The baseline, where FILEs name several methods.  [default: the first]"
 )
 @command_options(PowerSettings)
-@click.option("--json", "as_json", is_flag=True, help="Print JSONL, one line a row, instead of a table.")
+@option(False, "--json", "as_json").help("Print JSONL, one line a row, instead of a table.")
 def command(files: tuple[str, ...], baseline: str | None, settings: PowerSettings, as_json: bool) -> None:
     """Compute which improvement a comparison could find, before it is run.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from eexp.console.parameters import PATH
+from eexp.console.parameters import PATH, option
 from eexp.errors import InputError
+from eexp.settings import FILE, Whole
 from eexp.system import terminal
 
 
@@ -42,16 +43,12 @@ def list_command() -> None:
 
 @command.command("show")
 @click.argument("style_name", metavar="STYLE")
-@click.option(
-    "--record",
-    "file",
-    type=PATH,
-    metavar="FILE",
-    help="Print the prompts for a state of the first trajectory of FILE: for acting with and without a thought, for "
-    "world modelling, and for a reflection.",
+@option(None, "--record", "file", type=FILE).help(
+    "Print the prompts for a state of the first trajectory of FILE: for acting with and without a thought, for "
+    "world modelling, and for a reflection."
 )
-@click.option("--id", "record_id", metavar="ID", help="Take the trajectory with this id.")
-@click.option("--step", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Which state.")
+@option(None, "--id", "record_id", metavar="ID").help("Take the trajectory with this id.")
+@option(0, "--step", type=Whole(0)).help("Which state.")
 def show_command(style_name: str, file: str | None, record_id: str | None, step: int) -> None:
     """Print a style with all its defaults as TOML, or the prompts and answers that it makes of a state.
 

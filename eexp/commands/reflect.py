@@ -11,10 +11,10 @@ import click
 
 from eexp.console import options
 from eexp.console.options import ModelOptions
-from eexp.console.parameters import command_options, parameter
+from eexp.console.parameters import command_options, option, parameter
 from eexp.examples.settings import GUARDS, RULES, GuardSettings, ReflectSettings
 from eexp.records.outcomes import with_failures_counted, with_outcomes_asked_for
-from eexp.settings import prompt_style
+from eexp.settings import Whole, Word, prompt_style
 
 if TYPE_CHECKING:
     from eexp.console.stream import Stream
@@ -26,55 +26,29 @@ if TYPE_CHECKING:
     "The model that writes the reflections; `eexp models` lists what MODEL may be.  [default: none, they are composed "
     "by rule]"
 )
-@click.option(
-    "--rationale",
-    type=click.Choice(["model", "outcome", "search", "environment"]),
-    help="Who writes: the model; a rule that composes the recorded outcomes; a rule that searches all those that were "
+@option(None, "--rationale", type=Word(["model", "outcome", "search", "environment"])).help(
+    "Who writes: the model; a rule that composes the recorded outcomes; a rule that searches all those that were "
     "executed for the way to the end, and writes down what it looks at; or a rule that starts from what the "
-    "environment says is known and still needed.  [default: the model if there is one, else outcome]",
+    "environment says is known and still needed.  [default: the model if there is one, else outcome]"
 )
-@click.option(
-    "--no-outcomes",
-    is_flag=True,
-    help="The model writes a thought and an action of its own, from the state alone. Needs --keep-matching.",
+@option(False, "--no-outcomes").help(
+    "The model writes a thought and an action of its own, from the state alone. Needs --keep-matching."
 )
-@click.option(
-    "--keep-matching",
-    is_flag=True,
-    help="With --no-outcomes: keep a thought only if the expert's action follows it (STaR). The examples are of kind "
-    "rationale.",
+@option(False, "--keep-matching").help(
+    "With --no-outcomes: keep a thought only if the expert's action follows it (STaR). The examples are of kind "
+    "rationale."
 )
-@click.option(
-    "--verify",
-    metavar="MODEL",
-    shell_complete=options.complete_model,
-    help="Keep a reflection only if it makes the expert's action more probable to this model than it is without a "
+@option(None, "--verify", metavar="MODEL", shell_complete=options.complete_model).help(
+    "Keep a reflection only if it makes the expert's action more probable to this model than it is without a "
     "thought, and more probable than every contender. Give the policy that will be trained, or the writer.  "
-    "[default: the model that writes, if it runs in this process; --no-guard verify leaves that out]",
+    "[default: the model that writes, if it runs in this process; --no-guard verify leaves that out]"
 )
 @command_options(ReflectSettings)
-@click.option(
-    "--no-guard",
-    type=click.Choice([*GUARDS, "verify", "all"]),
-    multiple=True,
-    help="A guard to leave out. Can be given several times.",
+@option(None, "--no-guard", type=Word([*GUARDS, "verify", "all"]), multiple=True).help(
+    "A guard to leave out. Can be given several times."
 )
-@click.option(
-    "--min-words",
-    type=click.IntRange(min=0),
-    default=GuardSettings.min_words,
-    show_default=True,
-    metavar="N",
-    help="Shortest text, in words.",
-)
-@click.option(
-    "--max-words",
-    type=click.IntRange(min=1),
-    default=GuardSettings.max_words,
-    show_default=True,
-    metavar="N",
-    help="Longest text, in words.",
-)
+@option(GuardSettings.min_words, "--min-words", type=Whole(0)).help("Shortest text, in words.")
+@option(GuardSettings.max_words, "--max-words", type=Whole(1)).help("Longest text, in words.")
 @parameter(prompt_style())
 @options.streams("trajectory", resume=True)
 def command(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from eexp.console.parameters import PATH, command_options
+from eexp.console.parameters import PATH, command_options, option
 from eexp.errors import EexpError, UsageError
 from eexp.report.settings import ReportSettings
+from eexp.settings import FILE, REQUIRED
 from eexp.system.terminal import tell
 
 
@@ -28,17 +29,13 @@ def _labels(texts: tuple[str, ...]) -> dict[str, str]:
 
 @click.command("report")
 @click.argument("directories", nargs=-1, required=True, type=PATH, metavar="DIR|FILE...")
-@click.option("-o", "--output", required=True, type=PATH, metavar="FILE", help="The page; - is standard output.")
-@click.option("--baseline", metavar="ARM", help="The arm to compare the others with.  [default: the first one]")
-@click.option(
-    "--name",
-    "names",
-    multiple=True,
-    metavar="ARM=LABEL",
-    help="Name of an arm in the page. Arms that are named come first, in this order. Repeatable.",
+@option(REQUIRED, "-o", "--output", type=FILE).help("The page; - is standard output.")
+@option(None, "--baseline", metavar="ARM").help("The arm to compare the others with.  [default: the first one]")
+@option(None, "--name", "names", multiple=True, metavar="ARM=LABEL").help(
+    "Name of an arm in the page. Arms that are named come first, in this order. Repeatable."
 )
 @command_options(ReportSettings)
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error unless something fails.")
+@option(False, "-q", "--quiet").help("Say nothing on standard error unless something fails.")
 def command(
     directories: tuple[str, ...],
     output: str,

@@ -8,8 +8,9 @@ import click
 
 from eexp.console import options
 from eexp.console.options import ModelOptions
-from eexp.console.parameters import PATH
+from eexp.console.parameters import option
 from eexp.errors import EexpError
+from eexp.settings import FILE
 from eexp.system.terminal import tell
 
 if TYPE_CHECKING:
@@ -21,11 +22,8 @@ if TYPE_CHECKING:
     "The model that scores; `eexp models` lists what MODEL may be, servers excepted.  "
     "[default: the built-in tiny model]"
 )
-@click.option(
-    "--summary",
-    type=PATH,
-    metavar="FILE|-",
-    help="Write the table of losses as JSONL here; - is standard output, where -o takes the examples.",
+@option(None, "--summary", type=FILE, metavar="FILE|-").help(
+    "Write the table of losses as JSONL here; - is standard output, where -o takes the examples."
 )
 @options.streams("example", resume=True)
 def command(model: ModelOptions, summary: str | None, stream: Stream) -> None:
@@ -49,10 +47,7 @@ def command(model: ModelOptions, summary: str | None, stream: Stream) -> None:
     stream.report = summary
     if summary == "-" and stream.output in (None, "-"):
         raise click.UsageError("--summary - needs -o FILE: standard output is for the examples otherwise")
-    with (
-        model.open(stream.note) as scorer,
-        stream.open("score", model=scorer.fingerprint) as io,
-    ):
+    with model.open(stream.note) as scorer, stream.open("score", model=scorer.fingerprint) as io:
         losses = Losses()
         scored = score(io.records(skip_done=False), scorer, skip=io.done, on_error=io.fail)
         for example in io.progress(scored, "example"):

@@ -9,41 +9,27 @@ from pathlib import Path
 
 import click
 
-from eexp.console.parameters import PATH, parameter
+from eexp.console.parameters import PATH, option, parameter
 from eexp.errors import InputError, UsageError
-from eexp.settings import SEED
+from eexp.settings import FILE, SEED, Whole
 from eexp.system.terminal import show, tell
 
 _EMPTY = "show: no records in the input"
 
 
 @click.command("show")
-@click.option(
-    "-n",
-    "--number",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    metavar="N",
-    help="Number of records to show.",
+@option(3, "-n", "--number", type=Whole(1)).help("Number of records to show.")
+@option(False, "--sample", "sampled").help("Draw them at random (--seed) instead of taking the first.")
+@option(None, "--id", "record_id", metavar="ID").help("Only the record with this id.")
+@option(None, "--row", "row_of_model", metavar="MODEL").help(
+    "Show examples as the rows of tokens that this model is trained on, targets in [[ ]]: tiny, or a "
+    "model's directory or hub id."
 )
-@click.option("--sample", "sampled", is_flag=True, help="Draw them at random (--seed) instead of taking the first.")
-@click.option("--id", "record_id", metavar="ID", help="Only the record with this id.")
-@click.option(
-    "--row",
-    "row_of_model",
-    metavar="MODEL",
-    help="Show examples as the rows of tokens that this model is trained on, targets in [[ ]]: tiny, or a "
-    "model's directory or hub id.",
+@option(False, "--summary", "summarised").help(
+    "Count all records instead, and show what share of the alternatives is valid, changes the state, leads to the "
+    "expert's outcome and finishes the task, by source and pool."
 )
-@click.option(
-    "--summary",
-    "summarised",
-    is_flag=True,
-    help="Count all records instead, and show what share of the alternatives is valid, changes the state, leads to the "
-    "expert's outcome and finishes the task, by source and pool.",
-)
-@click.option("--plot", type=PATH, metavar="PICTURE", help="Draw the loss curves of training runs, as PNG, SVG or PDF.")
+@option(None, "--plot", type=FILE, metavar="PICTURE").help("Draw the loss curves of training runs, as PNG, SVG or PDF.")
 @parameter(SEED)
 @click.argument("files", nargs=-1, type=PATH, metavar="[FILE|DIR]...")
 def command(

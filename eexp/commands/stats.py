@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import click
 
-from eexp.console.parameters import PATH
+from eexp.console.parameters import PATH, option
 from eexp.errors import UsageError
+from eexp.settings import FILE
 from eexp.system.terminal import show, tell
 
 
 @click.command("stats")
-@click.option(
-    "--apart-from",
-    multiple=True,
-    type=PATH,
-    metavar="FILE",
-    help="Count as leaks the records of tasks that occur in this file, a panel or any records, and examples "
-    "with the words of one in it. May be repeated.",
+@option(None, "--apart-from", type=FILE, multiple=True).help(
+    "Count as leaks the records of tasks that occur in this file, a panel or any records, and examples "
+    "with the words of one in it. May be repeated."
 )
-@click.option(
-    "--tokenizer",
-    metavar="MODEL",
-    help="Measure examples in the tokens of this model: tiny, or a model's directory or hub id.  "
-    "[default: in characters]",
+@option(None, "--tokenizer", metavar="MODEL").help(
+    "Measure examples in the tokens of this model: tiny, or a model's directory or hub id.  [default: in characters]"
 )
-@click.option("--json", "as_json", is_flag=True, help="Write the rows of the table as JSONL, with the same numbers.")
-@click.option(
-    "--plot",
-    "picture",
-    type=PATH,
-    metavar="PICTURE",
-    help="Draw how the lengths are distributed, as PNG, SVG or PDF.",
+@option(False, "--json", "as_json").help("Write the rows of the table as JSONL, with the same numbers.")
+@option(None, "--plot", "picture", type=FILE, metavar="PICTURE").help(
+    "Draw how the lengths are distributed, as PNG, SVG or PDF."
 )
 @click.argument("files", nargs=-1, type=PATH, metavar="[FILE]...")
 def command(

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eexp.console.parameters import PATH, Command, is_given, parameter
+from eexp.console.parameters import PATH, Command, is_given, option, parameter
 from eexp.envs.base import STEP_LIMIT
 from eexp.envs.registry import light_names
-from eexp.settings import TRUST_REMOTE_CODE, Option, prompt_style
+from eexp.settings import FILE, TRUST_REMOTE_CODE, Number, Option, Whole, Word, prompt_style
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -115,30 +115,19 @@ def streams(
             stream.refuse_to_overwrite_input()  # before a model is loaded
             return command(*args, stream=stream, **rest)
 
-        added = [
-            click.option("-o", "--output", type=PATH, metavar="FILE", help="Write here instead of standard output.")
-        ]
+        added = [option(None, "-o", "--output", type=FILE).help("Write here instead of standard output.")]
         if resume:
             added.append(
-                click.option(
-                    "--resume", is_flag=True, help="Go on from what the same command, interrupted, wrote to -o FILE."
-                )
+                option(False, "--resume").help("Go on from what the same command, interrupted, wrote to -o FILE.")
             )
         added += [
-            click.option(
-                "--on-error",
-                type=click.Choice(["stop", "skip"]),
-                default="stop",
-                show_default=True,
-                help="What to do with a bad record: end the run (exit code 3), or set it aside (exit code 4).",
+            option("stop", "--on-error", type=Word(["stop", "skip"])).help(
+                "What to do with a bad record: end the run (exit code 3), or set it aside (exit code 4)."
             ),
-            click.option(
-                "--rejects",
-                type=PATH,
-                metavar="FILE",
-                help="Keep the records that are set aside here, as JSONL with the reason. Implies --on-error skip.",
+            option(None, "--rejects", type=FILE).help(
+                "Keep the records that are set aside here, as JSONL with the reason. Implies --on-error skip."
             ),
-            click.option("-q", "--quiet", is_flag=True, help="No summary on standard error."),
+            option(False, "-q", "--quiet").help("No summary on standard error."),
         ]
         for add in reversed(added):
             with_stream = add(with_stream)
@@ -165,15 +154,9 @@ def _files_read(
     return files
 
 
-env_override = click.option(
-    "--env",
-    type=ENV,
-    metavar="SPEC",
-    envvar="EEXP_ENV",
-    show_envvar=True,
-    shell_complete=complete_env,
-    help="Environment to use instead of the one the records name. Needed for exec: programs, classes, servers and "
-    "paths, which a record alone may not name.  [default: the one the records name]",
+env_override = option(None, "--env", type=ENV, metavar="SPEC", envvar="EEXP_ENV", shell_complete=complete_env).help(
+    "Environment to use instead of the one the records name. Needed for exec: programs, classes, servers and "
+    "paths, which a record alone may not name.  [default: the one the records name]"
 )
 
 
@@ -208,12 +191,8 @@ def workers(command: Command) -> Command:
 
         return command(*args, open_pool=open_pool, **rest)
 
-    count = click.option(
-        "-j",
-        "--workers",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help=f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most]",
+    count = option(None, "-j", "--workers", type=Whole(1)).help(
+        f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most]"
     )
     return count(_limits("trajectory")(with_pool))
 
@@ -234,32 +213,23 @@ def parallel(command: Command) -> Command:
 
         return command(*args, open_worlds=open_worlds, **rest)
 
-    count = click.option(
-        "--parallel",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help=f"Number of episodes that are played at once.  [default: {MOST_LIGHT} in {light_names()}; "
-        f"{MOST_WORKERS} elsewhere, where each takes a process]",
+    count = option(None, "--parallel", type=Whole(1)).help(
+        f"Number of episodes that are played at once.  [default: {MOST_LIGHT} in {light_names()}; "
+        f"{MOST_WORKERS} elsewhere, where each takes a process]"
     )
     return count(_limits("episode")(with_worlds))
 
 
 def _limits(unit: str) -> Callable[[Command], Command]:
     """Return the decorator that adds --timeout and --memory; `unit` is what is tried again, such as "episode"."""
-    timeout = click.option(
-        "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
-        metavar="SECONDS",
-        envvar="EEXP_ENV_TIMEOUT",
-        show_envvar=True,
-        help=f"Longest step; a process that takes longer is killed and its {unit} tried again.  "
-        f"[default: the environment's own limit, {STEP_LIMIT:g} for one without]",
+    timeout = option(
+        None, "--timeout", type=Number(0, min_open=True), metavar="SECONDS", envvar="EEXP_ENV_TIMEOUT"
+    ).help(
+        f"Longest step; a process that takes longer is killed and its {unit} tried again.  "
+        f"[default: the environment's own limit, {STEP_LIMIT:g} for one without]"
     )
-    memory = click.option(
-        "--memory",
-        callback=_bytes,
-        metavar="SIZE",
-        help="Most memory that one of the processes may hold, such as 2G; one that holds more is killed.",
+    memory = option(None, "--memory", metavar="SIZE", callback=_bytes).help(
+        "Most memory that one of the processes may hold, such as 2G; one that holds more is killed."
     )
     return lambda command: timeout(memory(command))
 
@@ -291,39 +261,20 @@ def chosen_style(
 
 
 _ENGINE = [
-    click.option(
-        "--context",
-        type=click.IntRange(min=16),
-        metavar="TOKENS",
-        help="Tokens that prompt and answer may take together.  [default: the model's own, 8192 at most]",
+    option(None, "--context", type=Whole(16), metavar="TOKENS").help(
+        "Tokens that prompt and answer may take together.  [default: the model's own, 8192 at most]"
     ),
-    click.option(
-        "--threads",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="CPU threads, for llama.cpp.  [default: all cores; 1 for built-in models]",
+    option(None, "--threads", type=Whole(1)).help(
+        "CPU threads, for llama.cpp.  [default: all cores; 1 for built-in models]"
     ),
-    click.option(
-        "--batch",
-        type=click.IntRange(min=1),
-        metavar="TOKENS",
-        help="Most tokens evaluated at once, for llama.cpp.  [default: 512]",
+    option(None, "--batch", type=Whole(1), metavar="TOKENS").help(
+        "Most tokens evaluated at once, for llama.cpp.  [default: 512]"
     ),
-    click.option(
-        "--cache-type",
-        "cache",
-        type=click.Choice(["f16", "f32", "q8_0"]),
-        default="f16",
-        show_default=True,
-        help="Number format of llama.cpp's keys and values.",
+    option("f16", "--cache-type", "cache", type=Word(["f16", "f32", "q8_0"])).help(
+        "Number format of llama.cpp's keys and values."
     ),
-    click.option(
-        "--gpu-layers",
-        type=click.IntRange(min=0),
-        metavar="N",
-        envvar="EEXP_GPU_LAYERS",
-        show_envvar=True,
-        help="Layers that llama.cpp gives to a GPU.  [default: all, where it was built for one]",
+    option(None, "--gpu-layers", type=Whole(0), envvar="EEXP_GPU_LAYERS").help(
+        "Layers that llama.cpp gives to a GPU.  [default: all, where it was built for one]"
     ),
     click.option(
         "--flash-attention/--no-flash-attention",
@@ -389,14 +340,8 @@ def model(help: str, *more: Option) -> Callable[[Command], Command]:
             engine = Engine(**{field.name: values.pop(field.name) for field in dataclasses.fields(Engine)})
             return command(*args, model=ModelOptions(model, engine), **values)
 
-        spec = click.option(
-            "-m",
-            "--model",
-            metavar="MODEL",
-            envvar="EEXP_MODEL",
-            show_envvar=True,
-            shell_complete=complete_model,
-            help=help,
+        spec = option(None, "-m", "--model", metavar="MODEL", envvar="EEXP_MODEL", shell_complete=complete_model).help(
+            help
         )
         added: list[Callable[[Command], Command]] = [spec, *map(parameter, more), *_ENGINE]
         decorated: Command = with_model

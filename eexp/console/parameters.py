@@ -59,9 +59,19 @@ def _type(kind: Any) -> Any:
     return ParsedText(kind) if isinstance(kind, settings.Parsed) else kind
 
 
+#: What help calls a value, where an option has no name for it.
+_METAVARS = {settings.Whole: "N", settings.Number: "X", settings.Finite: "X", settings.File: "FILE"}
+
+
+def option(default: Any, *names: str, **more: Any) -> settings.Unexplained:
+    """Begin the decorator of an option that is no setting, `option(...).help(text)`; arguments as for Option."""
+    return settings.Unexplained(parameter, default, *names, **more)
+
+
 def parameter(option: Option, name: str | None = None) -> Callable[[Command], Command]:
     """Return the decorator that adds an option to a command, which gets its value under `name`."""
-    names, more, default = option.names, dict(option.more), option.default
+    names, default = option.names, option.default
+    more = {"metavar": _METAVARS.get(type(option.type)), **option.more}
     if not names and name:
         flag = name.replace("_", "-")
         names = (f"--{flag}/--no-{flag}" if default is True else f"--{flag}",)

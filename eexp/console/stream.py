@@ -20,16 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from eexp.errors import EXIT_OK, EXIT_SET_ASIDE, EexpError, InputError, Terminated, UsageError
 from eexp.records import record as records
-from eexp.records.jsonl import (
-    STDIN,
-    cut_half_line,
-    dumps,
-    elements,
-    lines,
-    loads,
-    open_to_write,
-    refuse_to_overwrite,
-)
+from eexp.records.jsonl import STDIN, cut_half_line, dumps, elements, lines, loads, open_to_write, refuse_to_overwrite
 from eexp.records.types import check
 from eexp.system import terminal
 from eexp.system.terminal import Progress, tell

@@ -15,16 +15,13 @@ class CompareSettings:
         common: Use only the tasks that all runs have, instead of refusing runs on different tasks.
     """
 
-    baseline: str | None = option(
-        None, metavar="NAME", help="The method to compare the others with.  [default: the first]"
+    baseline: str | None = option(None, metavar="NAME").help(
+        "The method to compare the others with.  [default: the first]"
     )
     confidence: float = CONFIDENCE.field()
-    looks: int = option(
-        1,
-        type=Whole(1, 100),
-        metavar="N",
-        help="How often in all this comparison is looked at while runs or tasks are added; intervals of "
-        "differences and p values then allow for it.",
+    looks: int = option(1, type=Whole(1, 100)).help(
+        "How often in all this comparison is looked at while runs or tasks are added; intervals of "
+        "differences and p values then allow for it."
     )
     common: bool = COMMON.field()
 
@@ -33,36 +30,19 @@ class CompareSettings:
 class PowerSettings:
     """Settings of `plans`: what a comparison will have, and what is known of the baseline."""
 
-    rate: float | None = option(
-        None,
-        type=Finite(0, 1, min_open=True, max_open=True),
-        metavar="RATE",
-        help="Success of the baseline, 0.2 for 20 %.  [default: that of the files]",
+    rate: float | None = option(None, type=Finite(0, 1, min_open=True, max_open=True), metavar="RATE").help(
+        "Success of the baseline, 0.2 for 20 %.  [default: that of the files]"
     )
-    tasks: tuple[int, ...] = option(
-        (),
-        type=Whole(2),
-        multiple=True,
-        metavar="N",
-        help="Tasks in the panel. May be repeated.  [default: 50, 100, 200, 500 and 1000]",
+    tasks: tuple[int, ...] = option((), type=Whole(2), multiple=True).help(
+        "Tasks in the panel. May be repeated.  [default: 50, 100, 200, 500 and 1000]"
     )
-    runs: tuple[int, ...] = option(
-        (),
-        type=Whole(1),
-        multiple=True,
-        metavar="N",
-        help="Training runs of each method. May be repeated.  [default: 1, 3 and 5]",
+    runs: tuple[int, ...] = option((), type=Whole(1), multiple=True).help(
+        "Training runs of each method. May be repeated.  [default: 1, 3 and 5]"
     )
-    run_sd: float | None = option(
-        None,
-        type=Finite(0, 0.5),
-        metavar="SD",
-        help="Standard deviation of success between training runs.  [default: that of the files, else 0.03]",
+    run_sd: float | None = option(None, type=Finite(0, 0.5), metavar="SD").help(
+        "Standard deviation of success between training runs.  [default: that of the files, else 0.03]"
     )
-    alike: float | None = option(
-        None,
-        type=Finite(0, 1, max_open=True),
-        metavar="R",
-        help="Correlation of success of two models on the same task.  [default: that of the files' runs, else 0.3]",
+    alike: float | None = option(None, type=Finite(0, 1, max_open=True), metavar="R").help(
+        "Correlation of success of two models on the same task.  [default: that of the files' runs, else 0.3]"
     )
     confidence: float = CONFIDENCE.field()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ GUARDS = ("cut-off", "repeated", "length", "setup", "hindsight", "other-action",
 class ImitationSettings:
     """Settings of `imitation_data`."""
 
-    thoughts: bool = option(True, help="Keep the expert's own thoughts, where there are any.")
+    thoughts: bool = option(True).help("Keep the expert's own thoughts, where there are any.")
     recall: str | None = RECALL.field()
     recall_count: int = RECALL_COUNT.field()
 
@@ -61,46 +61,32 @@ class WorldModelSettings:
         predictable: Who says which parts of a target cannot be predicted, "environment" or "model"; None marks none.
     """
 
-    expert: bool = option(True, help="Whether the expert's own transitions are examples, too.")
+    expert: bool = option(True).help("Whether the expert's own transitions are examples, too.")
     pool: str | None = POOL.field()
     first: int | None = first(0).field()
-    max_invalid_fraction: float = option(
-        0.3,
-        type=Number(0, 1),
-        metavar="SHARE",
-        help="Largest share of a trajectory's examples that may be answers to invalid actions; 1 keeps all.",
+    max_invalid_fraction: float = option(0.3, type=Number(0, 1), metavar="SHARE").help(
+        "Largest share of a trajectory's examples that may be answers to invalid actions; 1 keeps all."
     )
-    max_repeats: int | None = option(
-        2,
-        type=number_or_word(1, {"all": None}),
-        metavar="N|all",
-        help="How often the same target may come in a trajectory; the expert's own always stay.",
+    max_repeats: int | None = option(2, type=number_or_word(1, {"all": None}), metavar="N|all").help(
+        "How often the same target may come in a trajectory; the expert's own always stay."
     )
-    summaries: bool = option(
-        True,
-        help="Whether the summary of an observation is the target, where there is one (`eexp summarise`).",
+    summaries: bool = option(True).help(
+        "Whether the summary of an observation is the target, where there is one (`eexp summarise`)."
     )
-    changes: bool = option(
-        False, help="Make only the lines the target that the observation before the action did not have."
+    changes: bool = option(False).help(
+        "Make only the lines the target that the observation before the action did not have."
     )
-    verdict: str | None = option(
-        None,
-        type=Word(["alone", "after"]),
-        help="Make one word the target, or add it after the observation: invalid, unchanged, changed or done, for "
-        "`eexp eval --look-ahead-with`. --max-repeats has no effect.",
+    verdict: str | None = option(None, type=Word(["alone", "after"])).help(
+        "Make one word the target, or add it after the observation: invalid, unchanged, changed or done, for "
+        "`eexp eval --look-ahead-with`. --max-repeats has no effect."
     )
-    predictable: str | None = option(
-        None,
-        type=Word(["environment", "model"]),
-        help="Who says which parts of a target the state does not determine, to leave them out of the loss: the "
-        "environment, or the model (-m).",
+    predictable: str | None = option(None, type=Word(["environment", "model"])).help(
+        "Who says which parts of a target the state does not determine, to leave them out of the loss: the "
+        "environment, or the model (-m)."
     )
-    unknown_weight: float = option(0.0, type=Number(min=0), metavar="WEIGHT", help="Weight of those parts in the loss.")
-    min_probability: float = option(
-        0.05,
-        type=Number(0, 1, min_open=True),
-        metavar="P",
-        help="With --predictable model: words that it finds less probable are such parts.",
+    unknown_weight: float = option(0.0, type=Number(min=0), metavar="WEIGHT").help("Weight of those parts in the loss.")
+    min_probability: float = option(0.05, type=Number(0, 1, min_open=True), metavar="P").help(
+        "With --predictable model: words that it finds less probable are such parts."
     )
     seed: int = SEED.field()
 
@@ -153,29 +139,18 @@ class ReflectSettings:
 
     rationale: str = "model"
     guards: GuardSettings = field(default_factory=GuardSettings)
-    weigh: int = option(
-        1,
-        type=Whole(0),
-        metavar="N",
-        help="How many contenders (executed alternatives that did worse) a composed reflection weighs at most. With 0, "
-        "states without one get a reflection, too.",
+    weigh: int = option(1, type=Whole(0)).help(
+        "How many contenders (executed alternatives that did worse) a composed reflection weighs at most. With 0, "
+        "states without one get a reflection, too."
     )
-    ahead: int = option(
-        2,
-        type=Whole(1),
-        metavar="N",
-        help="With --rationale search: how many actions a thought looks ahead at most.",
+    ahead: int = option(2, type=Whole(1)).help(
+        "With --rationale search: how many actions a thought looks ahead at most."
     )
     pool: str | None = POOL.field()
     first: int | None = first(1).field()
     temperature: float = temperature(0.7).field()
     max_tokens: int = max_tokens(256).field()
-    retries: int = option(
-        3,
-        type=Whole(0),
-        metavar="N",
-        help="How often a text that a guard refuses is drawn again.",
-    )
+    retries: int = option(3, type=Whole(0)).help("How often a text that a guard refuses is drawn again.")
     seed: int = SEED.field()
 
     @property
@@ -216,27 +191,19 @@ class ReflectSettings:
 class PreferenceSettings:
     """Settings of `preference_data`."""
 
-    worse: tuple[str, ...] = option(
-        (),
-        type=Word(SHORTCOMINGS),
-        multiple=True,
-        help="What counts as worse: the environment refused the action (refused), the episode ended without success "
+    worse: tuple[str, ...] = option((), type=Word(SHORTCOMINGS), multiple=True).help(
+        "What counts as worse: the environment refused the action (refused), the episode ended without success "
         "(ended), the score is lower (score), nothing changed (unchanged), or `eexp follow` completed the task after "
-        "it later than the expert, or not at all (later). Can be given several times.  [default: all]",
+        "it later than the expert, or not at all (later). Can be given several times.  [default: all]"
     )
-    most: int | None = option(
-        None,
-        type=Whole(1),
-        metavar="N",
-        help="Largest number of preferences of one state, the first ones.  [default: all]",
+    most: int | None = option(None, type=Whole(1)).help(
+        "Largest number of preferences of one state, the first ones.  [default: all]"
     )
-    judge: bool = option(
-        False,
-        is_flag=True,
-        help="Make examples of kind judgement instead, two of each preference: which of both actions is better, each "
-        "standing first once, and then that action.",
+    judge: bool = option(False, is_flag=True).help(
+        "Make examples of kind judgement instead, two of each preference: which of both actions is better, each "
+        "standing first once, and then that action."
     )
-    with_outcomes: bool = option(False, is_flag=True, help="With --judge: show what each of the two actions led to.")
+    with_outcomes: bool = option(False, is_flag=True).help("With --judge: show what each of the two actions led to.")
     pool: str | None = POOL.field()
     first: int | None = first(1).field()
 
@@ -250,33 +217,22 @@ class PreferenceSettings:
 class PolicySettings:
     """Settings of `policy_data`."""
 
-    reward: str = option(
-        "success",
-        type=Word(["success", "score", "none"]),
-        help="The reward of an episode: 1 for success and else 0, the score at its end, or none beside those of its "
-        "turns.",
+    reward: str = option("success", type=Word(["success", "score", "none"])).help(
+        "The reward of an episode: 1 for success and else 0, the score at its end, or none beside those of its turns."
     )
-    baseline: str = option(
-        "turns",
-        type=Word(["turns", "episodes"]),
-        help="What is subtracted from the rewards of a task: their mean over all turns, so that the weights of these "
-        "add up to 0, or their mean over episodes, as in GRPO.",
+    baseline: str = option("turns", type=Word(["turns", "episodes"])).help(
+        "What is subtracted from the rewards of a task: their mean over all turns, so that the weights of these "
+        "add up to 0, or their mean over episodes, as in GRPO."
     )
-    scale: bool = option(
-        False, help="Divide by the standard deviation of the rewards of a task, so that all tasks count the same."
+    scale: bool = option(False).help(
+        "Divide by the standard deviation of the rewards of a task, so that all tasks count the same."
     )
-    refused: float = option(
-        0.0,
-        type=Finite(0),
-        metavar="X",
-        help="Take X from the weight of every refused action, and add to all weights of a task what keeps their mean.",
+    refused: float = option(0.0, type=Finite(0)).help(
+        "Take X from the weight of every refused action, and add to all weights of a task what keeps their mean."
     )
 
-    turn_rewards: float = option(
-        0.0,
-        type=Finite(0),
-        metavar="X",
-        help="Add X times the reward of each turn (`eexp reward`), less the mean of those of a task.",
+    turn_rewards: float = option(0.0, type=Finite(0)).help(
+        "Add X times the reward of each turn (`eexp reward`), less the mean of those of a task."
     )
 
     def lineage(self) -> dict[str, Any]:
@@ -299,16 +255,13 @@ class RecoverSettings:
         most: Largest number of mistakes in one state; a state with one gets each further one with probability 1/2.
     """
 
-    pool: str | None = option(
-        None, metavar="NAME", help="Draw from the alternatives of this pool.  [default: from all]"
+    pool: str | None = option(None, metavar="NAME").help(
+        "Draw from the alternatives of this pool.  [default: from all]"
     )
-    share: float = option(
-        1.0,
-        type=Number(0, 1),
-        metavar="SHARE",
-        help="Share of the states with refused alternatives that get a mistake.",
+    share: float = option(1.0, type=Number(0, 1), metavar="SHARE").help(
+        "Share of the states with refused alternatives that get a mistake."
     )
-    most: int = option(3, type=Whole(1), metavar="N", help="Largest number of mistakes in one state.")
+    most: int = option(3, type=Whole(1)).help("Largest number of mistakes in one state.")
     seed: int = SEED.field()
 
 
@@ -316,8 +269,8 @@ class RecoverSettings:
 class SummariseSettings:
     """Settings of `summarise`."""
 
-    longer_than: int = option(
-        500, type=Whole(0), metavar="CHARACTERS", help="Summarise only observations that are longer."
+    longer_than: int = option(500, type=Whole(0), metavar="CHARACTERS").help(
+        "Summarise only observations that are longer."
     )
     temperature: float = temperature(0.7).field()
     max_tokens: int = max_tokens(256).field()
@@ -328,22 +281,12 @@ class SummariseSettings:
 class SplitSettings:
     """Settings of `split`: either `included` or `excluded` is given."""
 
-    parts: int = option(2, type=Whole(1), metavar="N", help="Number of parts, of about equal size.")
-    included: tuple[int, ...] = option(
-        (),
-        "--part",
-        type=Whole(1),
-        multiple=True,
-        metavar="I",
-        help="A part to write, from 1. May be repeated.",
+    parts: int = option(2, type=Whole(1)).help("Number of parts, of about equal size.")
+    included: tuple[int, ...] = option((), "--part", type=Whole(1), multiple=True, metavar="I").help(
+        "A part to write, from 1. May be repeated."
     )
-    excluded: tuple[int, ...] = option(
-        (),
-        "--without",
-        type=Whole(1),
-        multiple=True,
-        metavar="I",
-        help="Write all parts but this one. May be repeated.",
+    excluded: tuple[int, ...] = option((), "--without", type=Whole(1), multiple=True, metavar="I").help(
+        "Write all parts but this one. May be repeated."
     )
     seed: int = SEED.field()
 
@@ -357,30 +300,20 @@ class SplitSettings:
 class SelectSettings:
     """Settings of `select`."""
 
-    by: str = option(
-        "coverage",
-        type=Word(["coverage", "loss", "influence", "length", "random"]),
-        help="Which records come first: those that differ most from the ones before (coverage), that a model finds "
+    by: str = option("coverage", type=Word(["coverage", "loss", "influence", "length", "random"])).help(
+        "Which records come first: those that differ most from the ones before (coverage), that a model finds "
         "hardest (loss; after `eexp score`), those on which an update lowers the loss of the examples --like FILE most "
-        "(influence), the longest (length), or any (random).",
+        "(influence), the longest (length), or any (random)."
     )
-    like: str | None = option(
-        None, type=FILE, metavar="FILE", help="With --by influence: examples of what the model is to learn."
+    like: str | None = option(None, type=FILE).help("With --by influence: examples of what the model is to learn.")
+    base: str | None = option(None, "-m", "--model", metavar="BASE").help(
+        "With --by influence: the model that will be trained, a directory or a hub id."
     )
-    base: str | None = option(
-        None,
-        "-m",
-        "--model",
-        metavar="BASE",
-        help="With --by influence: the model that will be trained, a directory or a hub id.",
+    init: str | None = option(None, type=FILE, metavar="DIR").help(
+        "With --by influence: an adapter of it to start from."
     )
-    init: str | None = option(
-        None, type=FILE, metavar="DIR", help="With --by influence: an adapter of it to start from."
-    )
-    number: int | None = option(
-        None, "-n", "--number", type=Whole(1), metavar="N", help="Number of records.  [default: all]"
-    )
-    reverse: bool = option(False, help="Take the easiest or the shortest first, with --by loss or length.")
+    number: int | None = option(None, "-n", "--number", type=Whole(1)).help("Number of records.  [default: all]")
+    reverse: bool = option(False).help("Take the easiest or the shortest first, with --by loss or length.")
     seed: int = SEED.field()
 
 
@@ -393,45 +326,29 @@ class MixSettings:
         shuffle: Without it, the examples keep the order of the sources.
     """
 
-    limit: int | None = option(
-        None, type=Whole(0), metavar="N", help="At most that many examples in all.  [default: no limit]"
+    limit: int | None = option(None, type=Whole(0)).help("At most that many examples in all.  [default: no limit]")
+    shuffle: bool = option(True).help("Mix the order, or leave one file after the other.")
+    duplicates: str = option("keep", type=Word(["keep", "exact", "near"])).help(
+        "What to do about examples with the same words, within a file and across files: keep them; keep "
+        "one; or keep one of those, too, that nearly repeat each other (needs eexp[dedup])."
     )
-    shuffle: bool = option(True, help="Mix the order, or leave one file after the other.")
-    duplicates: str = option(
-        "keep",
-        type=Word(["keep", "exact", "near"]),
-        help="What to do about examples with the same words, within a file and across files: keep them; keep "
-        "one; or keep one of those, too, that nearly repeat each other (needs eexp[dedup]).",
+    similarity: float = option(0.8, type=Number(0, 1, min_open=True), metavar="S").help(
+        "With --duplicates near: the share of runs of three words that the prompts, and the completions, "
+        "of two examples must have in common."
     )
-    similarity: float = option(
-        0.8,
-        type=Number(0, 1, min_open=True),
-        metavar="S",
-        help="With --duplicates near: the share of runs of three words that the prompts, and the completions, "
-        "of two examples must have in common.",
+    apart_from: tuple[str, ...] = option((), type=FILE, multiple=True).help(
+        "Leave out examples of tasks that occur in this file, a panel or any records, and examples with the "
+        "words of one in it. May be repeated."
     )
-    apart_from: tuple[str, ...] = option(
-        (),
-        multiple=True,
-        type=FILE,
-        metavar="FILE",
-        help="Leave out examples of tasks that occur in this file, a panel or any records, and examples with the "
-        "words of one in it. May be repeated.",
+    share: Mapping[str, float] | None = option(None, gather=kind_shares, metavar="KIND=SHARE").help(
+        "Take only as much as gives examples of a kind this share of the mixture. May be repeated; kinds "
+        "without one keep their proportions in the rest."
     )
-    share: dict[str, float] | None = option(
-        None,
-        metavar="KIND=SHARE",
-        gather=kind_shares,
-        help="Take only as much as gives examples of a kind this share of the mixture. May be repeated; kinds "
-        "without one keep their proportions in the rest.",
+    share_by: str = option("examples", type=Word(["examples", "tokens", "targets"])).help(
+        "What --share measures: examples, their tokens, or the tokens that the loss falls on."
     )
-    share_by: str = option(
-        "examples",
-        type=Word(["examples", "tokens", "targets"]),
-        help="What --share measures: examples, their tokens, or the tokens that the loss falls on.",
-    )
-    tokenizer: str | None = option(
-        None, metavar="MODEL", help="Whose tokens --share-by counts: tiny, or a model's directory or hub id."
+    tokenizer: str | None = option(None, metavar="MODEL").help(
+        "Whose tokens --share-by counts: tiny, or a model's directory or hub id."
     )
     seed: int = SEED.field()
 

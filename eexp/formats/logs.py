@@ -302,10 +302,7 @@ def from_atif(record: dict) -> dict:
                 if not isinstance(call["function"]["name"], str):
                     raise InputError("expected the name of a function", f"{at}.tool_calls[{n}]")
             thought = conversations.join_thoughts(message["reasoning_content"], *conversations.split_thinking(text))
-            message |= {
-                "content": "\n".join(_in_python(call) for call in calls),
-                "reasoning_content": thought,
-            }
+            message |= {"content": "\n".join(_in_python(call) for call in calls), "reasoning_content": thought}
         messages.append(message)
         if texts:
             messages.append({"role": "user", "content": "\n".join(texts)})

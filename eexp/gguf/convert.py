@@ -33,15 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eexp.errors import EexpError
-from eexp.gguf.file import (
-    Checkpoint,
-    PlannedTensor,
-    add_metadata,
-    quantise,
-    read_json,
-    replacing,
-    write_gguf,
-)
+from eexp.gguf.file import Checkpoint, PlannedTensor, add_metadata, quantise, read_json, replacing, write_gguf
 from eexp.gguf.tokenizer import add_vocabulary, read_vocabulary
 
 if TYPE_CHECKING:

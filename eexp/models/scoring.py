@@ -36,11 +36,7 @@ class _Entry:
 
 
 def score(
-    examples: Iterable[dict],
-    model: Model,
-    *,
-    skip: Skip = skip_none,
-    on_error: OnError = stop_at_error,
+    examples: Iterable[dict], model: Model, *, skip: Skip = skip_none, on_error: OnError = stop_at_error
 ) -> Iterator[dict]:
     """Add `scores` to each example: log-probability and number of tokens of each span of its completion.
 

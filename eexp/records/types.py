@@ -297,8 +297,7 @@ class Episode(Struct, kw_only=True):
         Optional[list[Tool]], Meta(description="the functions that the environment offered at the beginning")
     ] = None
     recalled: Annotated[
-        Optional[list[str]],
-        Meta(description="ids of past episodes that were shown before (`eexp eval --recall FILE`)"),
+        Optional[list[str]], Meta(description="ids of past episodes that were shown before (`eexp eval --recall FILE`)")
     ] = None
     transcript: list[Turn] = []
     final: Annotated[Optional[str], Meta(description="the last observation")] = None

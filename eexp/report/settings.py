@@ -15,21 +15,15 @@ class ReportSettings:
         seed: Of the draw of the tasks whose episodes are in the page.
     """
 
-    title: str | None = option(
-        None, metavar="TEXT", help="Title of the page.  [default: the names of the directories and files]"
+    title: str | None = option(None, metavar="TEXT").help(
+        "Title of the page.  [default: the names of the directories and files]"
     )
     confidence: float = CONFIDENCE.field()
     common: bool = COMMON.field()
-    tasks: int = option(
-        100,
-        type=Whole(1),
-        metavar="N",
-        help="Most tasks whose episodes are in the page, of all arms and runs; drawn at random.",
+    tasks: int = option(100, type=Whole(1)).help(
+        "Most tasks whose episodes are in the page, of all arms and runs; drawn at random."
     )
-    megabytes: float = option(
-        4.0,
-        type=Finite(0),
-        metavar="SIZE",
-        help="Most that these episodes may take; further tasks are left out.",
+    megabytes: float = option(4.0, type=Finite(0), metavar="SIZE").help(
+        "Most that these episodes may take; further tasks are left out."
     )
     seed: int = SEED.field()

@@ -27,11 +27,7 @@ from typing import Any, cast
 
 import torch
 from transformers import AttentionInterface
-from transformers.masking_utils import (
-    AttentionMaskInterface,
-    causal_mask_function,
-    sliding_window_causal_mask_function,
-)
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, sliding_window_causal_mask_function
 
 from eexp.errors import EexpError
 from eexp.training.data import Row

@@ -133,11 +133,7 @@ def _train(
         if job.settings.keep_optimizer and init and not (Path(init) / OPTIMIZER_FILE).is_file():
             note(f"{init} has no {OPTIMIZER_FILE}: the optimiser begins anew")
         logprobs_of = partial(
-            target_logprobs,
-            job,
-            device=arguments.device,
-            rank=arguments.process_index,
-            processes=arguments.world_size,
+            target_logprobs, job, device=arguments.device, rank=arguments.process_index, processes=arguments.world_size
         )
         job.objective.prepare(job.rows, logprobs_of)  # before the weights of a checkpoint are loaded
         checkpoint = last_checkpoint(checkpoints) if resume else None

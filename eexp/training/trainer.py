@@ -19,14 +19,7 @@ import torch
 from accelerate.utils import gather_object, patch_environment
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
-from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from eexp.errors import EexpError, short
 from eexp.system.terminal import Progress

@@ -15,11 +15,11 @@ from eexp.settings import REQUIRED, SEED, Whole, option, recorded
 
 @dataclass(frozen=True, kw_only=True)
 class PaintSettings:
-    colour: str = option(REQUIRED, "-c", "--colour", metavar="NAME", help="The colour.")
-    max_coats: int = option(2, type=Whole(1), metavar="N", help="Number of coats at most.")
-    dry: bool = option(True, help="Whether to wait until it is dry.")
-    rough: bool = option(False, help="Leave it rough.")
-    parts: tuple[str, ...] = option((), "--only", multiple=True, metavar="PART", help="A part to paint.")
+    colour: str = option(REQUIRED, "-c", "--colour", metavar="NAME").help("The colour.")
+    max_coats: int = option(2, type=Whole(1)).help("Number of coats at most.")
+    dry: bool = option(True).help("Whether to wait until it is dry.")
+    rough: bool = option(False).help("Leave it rough.")
+    parts: tuple[str, ...] = option((), "--only", multiple=True, metavar="PART").help("A part to paint.")
     seed: int = SEED.field()
     note: str = "by hand"
 

@@ -112,11 +112,7 @@ SERVER_KINDS = {
         page=True,
     ),
     "sqlgym": ServerKind(
-        how="An action is one SQL statement.",
-        sent=_unfenced,
-        number="item_id",
-        handle="env_idx",
-        look=True,
+        how="An action is one SQL statement.", sent=_unfenced, number="item_id", handle="env_idx", look=True
     ),
 }
 

@@ -36,10 +36,7 @@ ROOMS = {
     "bathroom": ["shelf", "cabinet*", "basket*"],
     "study": ["desk", "bookcase", "drawer*"],
 }
-OOD_ROOMS = {
-    "garage": ["workbench", "toolbox*", "locker*"],
-    "cellar": ["rack", "crate*", "barrel*"],
-}
+OOD_ROOMS = {"garage": ["workbench", "toolbox*", "locker*"], "cellar": ["rack", "crate*", "barrel*"]}
 ALL_ROOMS = {**ROOMS, **OOD_ROOMS}
 ROOM_OF = {place.rstrip("*"): room for room, places in ALL_ROOMS.items() for place in places}
 CONTAINERS = {place.rstrip("*") for places in ALL_ROOMS.values() for place in places if place.endswith("*")}

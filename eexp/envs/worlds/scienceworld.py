@@ -40,13 +40,7 @@ from eexp.system.child import Child, ChildFailed, time_limit
 from eexp.system.packages import installed_by
 
 SPLITS = {"train": "getVariationsTrain", "dev": "getVariationsDev", "test": "getVariationsTest"}
-SIMPLIFICATIONS = (
-    "teleportAction",
-    "selfWateringFlowerPots",
-    "openContainers",
-    "openDoors",
-    "noElectricalAction",
-)
+SIMPLIFICATIONS = ("teleportAction", "selfWateringFlowerPots", "openContainers", "openDoors", "noElectricalAction")
 
 INSTALL = "ScienceWorld needs `pip install 'eexp[scienceworld]'` and Java 11 or newer"
 JVM = (

@@ -19,10 +19,7 @@ from eexp.models.engine.tree import PrefixTree
 
 
 def answer_group(
-    requests: Sequence[tuple[list[int], Draw | Score]],
-    decoder: Decoder,
-    vocabulary: Vocabulary,
-    counts: Counter[str],
+    requests: Sequence[tuple[list[int], Draw | Score]], decoder: Decoder, vocabulary: Vocabulary, counts: Counter[str]
 ) -> list[list[Sample]]:
     """Return the samples of each request.
 
