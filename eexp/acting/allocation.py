@@ -22,8 +22,6 @@ def surprise(trajectory: dict, i: int, pool: str | None = None) -> tuple[float, 
     Refused actions and those that lead where the expert's leads are nothing new, however often they occur.
 
     Args:
-        trajectory: The trajectory of the state.
-        i: The number of its step.
         pool: The pool of alternatives to look at; None for all.
 
     Returns:
@@ -51,8 +49,6 @@ def allocate(
     (n + 1) / (n + 1 + m) of what it was.
 
     Args:
-        trajectories: The trajectories.
-        total: The number for all states.
         room: The largest number for each step of each trajectory.
         pool: The pool of alternatives to look at; None for all.
         seed: Decides between states that are equal.

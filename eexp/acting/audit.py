@@ -77,9 +77,6 @@ def copies_differ(where: str, action: str, spec: str, way: str, difference: Diff
 
     Args:
         where: The trajectory and the step.
-        action: The alternative.
-        spec: The environment.
-        way: How it was forked.
         difference: From the outcome in the copy (`observed`) to that of the replays (`recorded`).
     """
     copied, replayed = difference.excerpts()

@@ -35,8 +35,6 @@ def branch(
     Args:
         trajectories: Trajectories without mistakes put in by `recover`.
         policy: Proposes actions; None where they come from the admissible actions.
-        settings: How many, and where they come from.
-        skip: Returns whether an earlier run has written the trajectory with an id.
         count: Called with what was drawn and why it was dropped.
         on_error: Called with a trajectory to which none can be added.
     """
@@ -166,11 +164,8 @@ class StateAlternatives:
     """The alternatives of one state while they are collected.
 
     Args:
-        trajectory: The trajectory of the state.
-        i: The number of its step.
         settings: Those that `BranchSettings.resolved` returns.
         exact: Whether the policy is exact (`Policy.exact`), so that the model itself keeps to the floor.
-        count: Called with what was drawn and why it was dropped.
         number: How many to add; None for `settings.k`.
     """
 

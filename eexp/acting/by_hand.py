@@ -15,8 +15,6 @@ def play_by_hand(env: Environment, task: dict, read: Callable[[], str], show: Ca
     """Play one episode with actions of a person, and return it as a trajectory.
 
     Args:
-        env: The environment.
-        task: The task to play.
         read: Returns the next action; "?" asks for the admissible actions, "!" for the expert's action, and "" ends the
             episode.
         show: Called with the text to show, which may have several lines.

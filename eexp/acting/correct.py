@@ -43,10 +43,6 @@ def correct(
     """Yield the corrections of episodes (`correct_episode`), each with the model that was corrected as its `source`.
 
     Args:
-        episodes: The episodes.
-        pool: Replays them, in worker processes or in this one (`InProcess`).
-        settings: How many turns to correct.
-        skip: Returns whether an earlier run has written the correction with an id.
         count: Called with the numbers of turns that failed, and how.
         on_error: Called with an episode that does not replay as it was recorded.
 
@@ -75,12 +71,7 @@ def correct(
 
 @dataclass
 class Corrected:
-    """The corrections of one episode.
-
-    Attributes:
-        trajectories: One for each turn that was corrected.
-        counts: Numbers for the summary.
-    """
+    """The corrections of one episode."""
 
     trajectories: list[dict] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -102,11 +93,7 @@ def correct_episode(
     the episode have `repeated` true.
 
     Args:
-        env: The environment of the episode, which has an expert.
-        task: The task that was played.
-        conversation: The agent's turns.
         record_id: With "/correct/1" and so on, the ids of the trajectories.
-        settings: How many turns to correct.
         on_step: Called before every step of the environment.
 
     Raises:

@@ -38,7 +38,6 @@ class Executed:
 
     Attributes:
         refused: The branch points and alternatives that were refused.
-        counts: Numbers for the summary.
     """
 
     trajectory: dict
@@ -60,8 +59,6 @@ def execute(
     The expert's path is walked and compared in any case.
 
     Args:
-        env: The environment of the trajectory.
-        trajectory: The trajectory with alternatives.
         fork: How to leave the expert's path and come back (envs/forking.py).
         on_step: Called before every step of the environment; before an alternative with its place as a list.
         again: Whether to execute alternatives that have an outcome, too.

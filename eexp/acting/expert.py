@@ -28,9 +28,6 @@ def expert(
     trajectory ends.
 
     Args:
-        env: The environment.
-        tasks: Tasks of it.
-        settings: How to play.
         count: Called with what became of corrupted actions.
         on_error: Called with a task that cannot be played.
 

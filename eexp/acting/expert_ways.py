@@ -23,13 +23,7 @@ from eexp.records.record import canonical, seed_of
 
 @dataclass(frozen=True)
 class Way:
-    """What the expert does from a state to the end of the episode.
-
-    Attributes:
-        steps: The steps of a trajectory.
-        outcomes: The outcome of each.
-        successful: Whether it completes the task.
-    """
+    """What the expert does from a state to the end of the episode."""
 
     steps: list[dict]
     outcomes: list[dict]
@@ -77,16 +71,8 @@ class WalkedEpisode:
     """An agent's episode walked again, with the expert's way from each of its states.
 
     Args:
-        env: The environment of the episode, which has an expert.
-        task: The task that was played.
-        conversation: The agent's turns.
-        record_id: The id of the episode.
         admissible: How many admissible actions to keep a step; None keeps all.
-        seed: Decides which of them.
         on_step: Called before every step of the environment.
-
-    Attributes:
-        trajectory: The episode as a trajectory.
 
     Raises:
         UsageError: The environment has no expert.

@@ -44,9 +44,6 @@ def follow(
     Args:
         trajectories: Trajectories with outcomes.
         env_of: Returns the environment of a spec; raises InputError where there is none.
-        open_worlds: Opens the environments to play in.
-        policy: Acts after the alternatives.
-        settings: How far to follow, and which alternatives.
         count: Called with the numbers of alternatives that are left out, and of those that led to success.
         on_refused: Called with the trajectory of an alternative that is refused, and the evidence.
         on_error: Called with a trajectory whose environment cannot be opened.
@@ -74,8 +71,6 @@ class Continuation(PlayedEpisode):
     """An episode that takes the path to an alternative and the alternative itself, and is then the policy's.
 
     Args:
-        env: An environment of the same kind.
-        trajectory: The trajectory that has the alternative.
         i: The step of it that has the alternative.
         alternative: The alternative, executed.
         most: How many actions the policy takes at most.

@@ -54,12 +54,7 @@ def import_(
     Everything that a record holds besides its turns is kept under `source`.
 
     Args:
-        records: Records of the format.
-        format: How they are read.
         env: The name of their environment.
-        settings: How actions and tasks are found in a record.
-        selector: Chooses the trajectories to keep; None keeps all.
-        skip: Returns whether an earlier run has written the trajectory with an id.
         count: Called with the numbers of actions that a prompt style would not read back.
         on_error: Called with a record that cannot be read.
     """
@@ -110,13 +105,7 @@ def import_replayed(
     """Yield one trajectory a record, as the environment answers when the recorded actions are taken in it.
 
     Args:
-        records: Records of the format.
-        format: How they are read.
-        tasks: The tasks of the environment.
-        pool: Replays the records, in worker processes or in this one (`InProcess`).
         settings: How actions and tasks are found in a record, and what to do where it differs from the environment.
-        selector: Chooses the trajectories to keep; None keeps all.
-        skip: Returns whether an earlier run has written the trajectory with an id.
         count: Called with what was compared and filled in, and the numbers of actions that a prompt style would not
             read back.
         note: Called with remarks on single trajectories.
@@ -141,10 +130,7 @@ def import_episodes(
     """Yield one trajectory an episode, as it was recorded and without admissible actions.
 
     Args:
-        episodes: The episodes.
         env: The name of the environment, where it is not the episode's.
-        selector: Chooses the episodes and trajectories to keep; None keeps all.
-        skip: Returns whether an earlier run has written the trajectory with an id.
         on_error: Called with an episode that cannot be read.
     """
     selector = selector or Selector(Selection())
@@ -193,7 +179,6 @@ def import_rows(
     """Yield the examples of rows of messages.
 
     Args:
-        rows: Rows of chat messages.
         format: A key of ROWS.
         env: The name of the environment, with which ids begin.
         task_key: The key of a row that names its task.
@@ -253,9 +238,7 @@ def count_unreadable(steps: list[dict], action: str, count: Count) -> None:
     """Count the actions that a prompt style would not read back from an agent's answer, with what to do about them.
 
     Args:
-        steps: The steps of an imported trajectory.
         action: How the actions were read (formats.names.MARKED, WHOLE or ARGUMENT).
-        count: Adds to the summary.
     """
     for step in steps:
         text = step["action"]
@@ -321,7 +304,6 @@ def episode_jobs(named: Iterable[tuple[dict, str]], work: dict, on_error: OnErro
 
     Args:
         named: The episodes, each with the id that its trajectory gets.
-        work: What the jobs have in common.
         on_error: Called with an episode that has no turns.
     """
     for episode, record_id in named:

@@ -62,9 +62,7 @@ def evaluate(
     the episodes, nor their order.
 
     Args:
-        worlds: The environments.
         tasks: The tasks, each with the number of its trial.
-        policy: Plays them.
         settings: How. An episode ends when the environment says so, or after `max_steps` actions.
         kinds: Kinds of tasks by id, for the episodes.
         panel_hash: The hash of the panel that the tasks are, for the episodes.
@@ -89,8 +87,6 @@ class PlayedEpisode:
     """An episode that is being played.
 
     Args:
-        spec: The spec of the environment.
-        task: The task.
         trial: The number of the episode among those of its task.
         kind, panel_hash: The kind of the task and the hash of its panel, for the record.
         beginning: Actions that are taken before the policy is asked for one.
@@ -391,15 +387,8 @@ def play(
 ) -> Generator[PlayedEpisode, None, None]:
     """Play each episode once and yield it once it is over, in the order in which they are given.
 
-    As many are played at once as there are environments. Episodes are taken from the iterator as they are begun.
-
-    Args:
-        worlds: The environments.
-        episodes: The episodes.
-        policy: Plays them.
-        settings: How.
-        predictor: Says what actions would lead to, with `settings.look_ahead`; None tries them in forks.
-        memory: Past episodes, `settings.recall_count` of which are shown before the state; None shows none.
+    As many are played at once as there are environments. Episodes are taken from the iterator as they are begun. The
+    other arguments are those of `evaluate`.
     """
     begun: deque[PlayedEpisode] = deque()  # and not yet yielded, in order
     remaining, more = iter(episodes), True

@@ -14,9 +14,6 @@ _WORD = re.compile(r"\w+")
 class Memory:
     """Past episodes, or trajectories, by the words of their instruction and their first observation (SQLite's FTS5).
 
-    Args:
-        records: Episodes and trajectories.
-
     Raises:
         InputError: There is none, or one has no turns.
         EexpError: SQLite was built without full-text search.

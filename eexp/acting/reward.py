@@ -29,9 +29,6 @@ def reward(
     """Yield episodes in which every turn has a `reward`.
 
     Args:
-        episodes: The episodes.
-        pool: Replays them, in worker processes or in this one (`InProcess`).
-        settings: What the reward is.
         count: Called with the numbers of turns.
         on_error: Called with an episode that does not replay as it was recorded.
 

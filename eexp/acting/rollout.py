@@ -28,8 +28,6 @@ def rollout(
 
     Args:
         trajectories: Trajectories with alternatives.
-        pool: Executes them, in worker processes or in this one (`InProcess`).
-        settings: How to execute, and what.
         on_refused: Called with the trajectory of a branch point that is refused, and the evidence.
         count: Called with what was executed and refused.
         on_error: Called with a trajectory whose own path cannot be walked.

@@ -43,15 +43,7 @@ MIN_P = 0.05
 
 @dataclass(frozen=True)
 class ExpertSettings:
-    """Settings of `expert`.
-
-    Attributes:
-        admissible: How many admissible actions to keep a step (a seeded sample with the expert's own among them); 0 for
-            none, None for all.
-        max_steps: Longest episode, in actions; None for the environment's own limit.
-        noise: The probability with which a step takes another admissible action, drawn uniformly, instead of the
-            expert's.
-    """
+    """Settings of `expert`."""
 
     admissible: int | None = ADMISSIBLE.field()
     max_steps: int | None = MAX_STEPS.field()
@@ -86,18 +78,11 @@ class BranchSettings:
     drawn where an action is empty, is the expert's, is dropped or is there already.
 
     Attributes:
-        source: "policy" takes what the policy writes and fills up from the admissible actions; "admissible" draws
-            uniformly from those; "mixed" takes half of each; "scored" draws from the admissible actions by the
-            policy's probability of each.
         min_p: The floor: alternatives that are less than this times as probable as the most probable one are dropped.
             Where texts are drawn without replacement, that is the most probable alternative there is, and `rounds` is
             not used up on texts below the floor; else it is the most probable one drawn. 0 sets no floor; None is the
             default of `resolved`.
-        rounds: How many texts of the policy are looked at, as a multiple of `k`.
-        ban: Beginnings of actions that are no alternatives, whole words each.
-        pool: The alternatives are added under this name to those of other pools, instead of replacing all.
-        add: How many are added in all states together (`allocation.allocate`), beside those that are there; None adds
-            `k` to every state.
+        add: Shared among all states by `allocation.allocate`; None adds `k` to every state.
     """
 
     k: int = option(4, "-k", type=Whole(1)).help("Number of alternatives to add to every state.")
@@ -220,13 +205,7 @@ class RewardSettings:
 
 @dataclass(frozen=True)
 class ImportSettings:
-    """Settings of `import_` and `import_episodes`.
-
-    Attributes:
-        action: How the agent's turns are read (formats.names.MARKED, WHOLE or ARGUMENT); None as usual in the format.
-        task_key: The key that names the task.
-        mapping: A JSON file: what a record calls its task, and what the environment does.
-    """
+    """Settings of `import_` and `import_episodes`."""
 
     no_replay: bool = option(False).help(
         "Take the contents of the records as they are: nothing is checked, nothing filled in."

@@ -89,7 +89,7 @@ def streams(
         types: The types of record that the command reads; none for one that reads texts of others, or no FILE.
         resume: Whether the command is slow enough to need --resume.
         with_files: Whether the command reads FILEs.
-        plural: The name of the FILE arguments in the usage line.
+        plural: What the usage line calls them.
     """
 
     def decorate(command: Command) -> Command:
@@ -301,7 +301,6 @@ class ModelOptions:
         """Open the language model, or the tiny one where none is named; say how it runs.
 
         Args:
-            note: Shows the user a remark.
             option: The option that names the model, for errors.
         """
         from eexp.models import open_model

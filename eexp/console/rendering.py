@@ -27,7 +27,6 @@ def render(record: dict, before: dict | None = None) -> str:
     """Return a record of any type as text.
 
     Args:
-        record: The record.
         before: The record that is shown before it, whose lineage is not repeated.
     """
     if record.get("type") == "reject":

@@ -446,8 +446,6 @@ class Checker:
         """Take the actions of an episode again and compare all observations, lists and actions of the expert.
 
         Args:
-            env: Where to take them.
-            episode: The episode.
             when: In which circumstances, for messages.
             ask: Whether to ask for admissible actions and the expert's action in every state.
             between: Called with the number of every state but the last; the episode ends where it returns False.

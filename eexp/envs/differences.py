@@ -60,8 +60,6 @@ def text_difference(mask: Mask, key: str, observed: str, recorded: str | None) -
     Args:
         mask: Hides what may differ (`Environment.mask`).
         key: The name of the field in records.
-        observed: The text now.
-        recorded: The text in the record.
     """
     if recorded is None or mask(observed) == mask(recorded):
         return None

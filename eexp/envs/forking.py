@@ -64,7 +64,6 @@ def executor(env: Environment, way: str, limit: float) -> Iterator[Execute]:
     brought back to this state before the next.
 
     Args:
-        env: The environment.
         way: "state" or "process".
         limit: Seconds that a forked process has for the step.
     """

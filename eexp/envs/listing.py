@@ -12,7 +12,6 @@ def sample_admissible(actions: list[str], keep: int | None, action: str, seed: i
     """Return a sample of the admissible actions in their order.
 
     Args:
-        actions: All admissible actions.
         keep: How many to keep at most; None keeps all.
         action: The action that is taken, which is kept if it is one of them.
         seed: Decides the sample.
@@ -51,9 +50,7 @@ def trajectory_step(
     Args:
         env: The environment, in the state in which `action` is to be taken.
         observation: What was observed in that state.
-        action: The action of the step.
         keep, seed: How many admissible actions to keep at most, and what decides which (`sample_admissible`).
-        thought: The thought before the action.
     """
     step = {"observation": observation.text, "action": action, "admissible": None, "thought": thought}
     return {**step, **admissible_fields(env, keep, action, seed), **observation.annotations()}

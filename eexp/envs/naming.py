@@ -15,7 +15,6 @@ class Tasks:
     """The tasks of an environment by name.
 
     Args:
-        env: The environment.
         split: Only the tasks of this split; None takes those of all splits.
         template: How a task is called, made of its keys, such as "{level}/{seed}". None takes the environment's own
             way to find a task (`Environment.task_named`) or, where it has none, the task's id.
@@ -59,7 +58,6 @@ class Tasks:
         Where none has the name, the first observation may say which task it is (`Environment.task_beginning`).
 
         Args:
-            name: The name in the record.
             beginnings: The first observation, in all forms that it may have in the environment.
 
         Raises:

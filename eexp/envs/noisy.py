@@ -1,20 +1,9 @@
 """`noisy:P:ENV`: an environment that leaves words out of its observations, to measure robustness.
 
-Every word of an observation is left out with probability P, independently of the others and together with the blanks
-before it. A word is a run of letters and digits, in which there may be hyphens, apostrophes and full stops (`10.5`,
-`a-b`). Punctuation and line ends stay, and so do the instruction, the admissible actions, `done`, `score`, `valid` and
-`success`. The expert and `explain` know the world without noise.
-
-The draw is seeded by the task's id, the text, and how many actions were taken before it. So
-
-- the same actions lead to the same observations, in a fork as in a replay, whatever was asked or refused in between:
-  an action that is not valid or only asks (`harmless`) is not counted;
-- two actions that lead from one state to the same text without noise also lead to the same text with noise;
-- the same room reads differently the next time;
-- what is left out with probability 0.1 is also left out with 0.3, as long as the actions are the same.
-
-A valid action that changes nothing, such as `look`, shows the state with other words missing. Stages that compare
-texts count that as a change.
+docs/environments/noisy.md says which words, and how the draw is seeded: the same actions lead to the same observations,
+in a fork as in a replay, whatever was asked or refused in between. The expert and `explain` know the world without
+noise. A valid action that changes nothing, such as `look`, shows the state with other words missing; stages that
+compare texts count that as a change.
 """
 
 from __future__ import annotations

@@ -58,10 +58,6 @@ def replay(
     in.
 
     Args:
-        env: The environment.
-        task: The task that was played.
-        conversation: The recorded actions and observations.
-        record_id: The id of the trajectory.
         trust: RECORD refuses a record with which the environment does not agree, ENVIRONMENT counts the differences.
         admissible: How many admissible actions to keep a step (`sample_admissible`).
         seed: Decides which of them.

@@ -34,8 +34,6 @@ def make_panel(
     Tasks are taken in the order of a hash of their ids, so that smaller panels are parts of larger ones.
 
     Args:
-        env: The environment.
-        splits: The splits to take tasks of.
         n: Tasks of every split; None for all.
         seed: Of the order; 0 is the order of `eexp eval -n`.
         excluded: Holds the lines whose tasks are left out (`TaskNames`).
@@ -105,7 +103,6 @@ def tasks_of(name: str, records: Iterable[dict], env: str | None = None) -> tupl
 
     Args:
         name: The panel's file, for messages.
-        records: Its lines.
         env: The environment that the panel must be of.
 
     Raises:
@@ -136,11 +133,8 @@ def check_panel(
     """Return the lines of a panel, none of whose tasks are excluded.
 
     Args:
-        name: The panel's file, for messages.
-        records: Its lines.
         excluded: Holds the lines whose tasks must not occur in it (`TaskNames`).
         sources: The files of the excluded tasks, for messages.
-        env: The environment that the panel must be of.
 
     Raises:
         EexpError: A task of the panel is excluded.

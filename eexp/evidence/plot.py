@@ -24,7 +24,6 @@ def picture(file: str, size: tuple[float, float]) -> Iterator[Figure]:
     """Yield a figure to draw in, and save it when the block ends, in the format of the file's ending.
 
     Args:
-        file: The picture's file.
         size: Width and height in inches.
 
     Raises:
@@ -53,7 +52,6 @@ def plot(rows: Sequence[dict], file: str) -> list[str]:
 
     Args:
         rows: From `comparison.compare`.
-        file: The picture's file; its ending, such as .png or .svg, is the format.
 
     Returns:
         Notes on characters that the picture cannot show.
@@ -117,10 +115,6 @@ def plot(rows: Sequence[dict], file: str) -> list[str]:
 
 def plot_losses(directories: list[Path], file: str) -> None:
     """Draw the loss curves of training runs in one picture, dashed for validation examples.
-
-    Args:
-        directories: The training runs.
-        file: The picture's file; its ending, such as .png or .svg, is the format.
 
     Raises:
         UsageError: A directory holds no training run.

@@ -44,7 +44,6 @@ def power(
     Args:
         difference: Of the success rates, 0.1 for 10 points; rate + difference must lie between 0 and 1.
         rate: The baseline's success rate.
-        tasks: Tasks in the panel.
         runs: Training runs of each method.
         run_sd: As above, of both methods; not used for one run, which stands for itself.
         alike: As above.

@@ -58,7 +58,6 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
     """Read the episodes of one training run.
 
     Args:
-        name: The run's name, for messages.
         episodes: The episodes; a `jsonl.Reader` adds the place to the errors.
 
     Raises:
@@ -118,7 +117,6 @@ def check_same_tasks(runs: Sequence[Run], hint: str = "; --common compares those
     """Raise UsageError, which names the difference, unless all runs were played on the same tasks.
 
     Args:
-        runs: The runs.
         hint: The end of the message, with advice.
     """
     first = runs[0]

@@ -9,11 +9,7 @@ from eexp.settings import COMMON, CONFIDENCE, Finite, Whole, option
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """Settings of `compare`.
-
-    Attributes:
-        common: Use only the tasks that all runs have, instead of refusing runs on different tasks.
-    """
+    """Settings of `compare`."""
 
     baseline: str | None = option(None, metavar="NAME").help(
         "The method to compare the others with.  [default: the first]"

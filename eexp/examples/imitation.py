@@ -24,9 +24,6 @@ def imitation_data(
     """Yield one example a step, but for the mistakes that `eexp recover` put in.
 
     Args:
-        trajectories: Trajectories of an expert.
-        style: The prompt style of the examples.
-        settings: Whether the expert's own thoughts stand before its actions.
         memory: Past episodes, `settings.recall_count` of which stand before each state; None shows none.
         on_error: Called with a trajectory without functions, where actions are tool calls.
     """

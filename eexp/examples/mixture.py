@@ -125,8 +125,6 @@ def mix(
     Examples of one source with equal ids are in the order in which they stand there.
 
     Args:
-        sources: The files, with what is taken of each.
-        settings: Which examples are left out, and how many are taken.
         tally: Counts the examples that are left out and taken.
 
     Raises:

@@ -39,7 +39,6 @@ def policy_data(
     Args:
         episodes: Episodes, several of each task. All of them are read before the first example is made.
         style: The prompt style with which they were played.
-        settings: What the reward is.
         count: Called with the numbers of episodes and turns that are left out.
         on_error: Called with an episode that was played with another prompt style, or without functions where actions
             are tool calls.

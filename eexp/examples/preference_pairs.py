@@ -64,8 +64,6 @@ def preference_data(
 
     Args:
         trajectories: Trajectories with outcomes.
-        style: The prompt style of what is made.
-        settings: Which alternatives are taken, and what is made of them.
         count: Called with the numbers of states and alternatives that are left out.
         on_error: Called with a trajectory without functions, where actions are tool calls.
     """

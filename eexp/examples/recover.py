@@ -28,7 +28,6 @@ def recover(
 
     Args:
         trajectories: Trajectories with outcomes.
-        settings: Which alternatives to insert, and how many.
         count: Called with the numbers of states and mistakes.
     """
     settings = settings or RecoverSettings()

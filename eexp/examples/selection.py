@@ -34,7 +34,6 @@ def select(
 
     Args:
         records: Trajectories or examples.
-        settings: What is useful, and how many to yield.
         influence: Returns the influence of an example (`training.influence.influence_on`), where that decides.
         on_error: Called with an example that has no scores, or nothing to learn from, where these decide.
     """

@@ -56,9 +56,7 @@ class WorldModelSettings:
 
     Attributes:
         pool, first: The alternatives that become examples, as in `records.alternatives_of`.
-        max_repeats: How often the same target may come in a trajectory; None for any number.
         summaries, changes, verdict: As in `world_model.targets.target_of`.
-        predictable: Who says which parts of a target cannot be predicted, "environment" or "model"; None marks none.
     """
 
     expert: bool = option(True).help("Whether the expert's own transitions are examples, too.")
@@ -111,7 +109,6 @@ class GuardSettings:
     """The guards in use.
 
     Attributes:
-        names: Their names.
         min_words, max_words: The numbers of words that the guard "length" accepts.
     """
 
@@ -133,7 +130,6 @@ class ReflectSettings:
     Attributes:
         rationale: "model", "outcome", "search" or "environment" (`eexp reflect --rationale`), or "own": the model
             writes a thought and an action from the state alone, which are kept if the action is the expert's (STaR).
-        guards: Which texts of a model are refused.
         pool, first: The alternatives that are weighed, as in `records.alternatives_of`.
     """
 
@@ -250,8 +246,6 @@ class RecoverSettings:
     """Settings of `recover`.
 
     Attributes:
-        pool: The pool of alternatives to draw from; all if None.
-        share: Of the states with refused alternatives, how many get a mistake.
         most: Largest number of mistakes in one state; a state with one gets each further one with probability 1/2.
     """
 
@@ -323,7 +317,6 @@ class MixSettings:
 
     Attributes:
         limit: At most that many examples, drawn from the whole mixture: the first in its order.
-        shuffle: Without it, the examples keep the order of the sources.
     """
 
     limit: int | None = option(None, type=Whole(0)).help("At most that many examples in all.  [default: no limit]")

@@ -86,8 +86,6 @@ def summarise(
     Args:
         trajectories: Trajectories with outcomes.
         style: The prompt style of the request.
-        model: Writes the summaries.
-        settings: Which observations are summarised, and how.
         count: Called with the numbers of summaries and of texts that are refused.
         on_error: Called where no text could be used; the trajectory is yielded without this summary.
     """

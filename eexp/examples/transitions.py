@@ -48,8 +48,6 @@ def transitions_of(
     """Return the transitions of a trajectory, step by step, each with its target.
 
     Args:
-        trajectory: The trajectory.
-        style: The prompt style of the examples.
         expert: Whether the expert's own transitions are among them.
         pool, first: The alternatives among them, as in `records.alternatives_of`; those not executed never are.
         summaries, changes, verdict: As in `targets.target_of`.

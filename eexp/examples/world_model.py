@@ -35,11 +35,8 @@ def world_model_data(
 
     Args:
         trajectories: Trajectories with outcomes.
-        style: The prompt style of the examples.
-        settings: Which transitions become examples.
         model: Judges what can be predicted, where `settings.predictable` is "model": one that was trained on
             world-model examples of other trajectories.
-        skip: Returns whether to leave the example with an id out.
         count: Called with the numbers of examples and of transitions that are left out.
         on_error: Called with a trajectory that cannot be used.
     """

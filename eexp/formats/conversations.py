@@ -183,8 +183,6 @@ def read_conversation(record: dict, format: Format, action: str | None = None) -
     """Read the steps of a record.
 
     Args:
-        record: The record, adapted to the format.
-        format: Its format.
         action: MARKED, WHOLE or ARGUMENT, where actions do not stand as is usual in the format.
 
     Raises:

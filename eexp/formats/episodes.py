@@ -54,8 +54,6 @@ def trajectory_of(episode: dict, record_id: str, env: str | None = None) -> dict
     """Return the trajectory that an episode holds, with admissible actions where its prompts listed them.
 
     Args:
-        episode: The episode.
-        record_id: The id of the trajectory.
         env: The environment's spec, where it is not the episode's.
 
     Raises:
@@ -135,8 +133,6 @@ class Selector:
     """Applies a Selection to trajectories one by one, and counts those left out and those that come twice.
 
     Args:
-        selection: The conditions.
-        count: A function that adds to the summary.
         earlier: Trajectories that an interrupted run has accepted already.
     """
 
@@ -157,7 +153,6 @@ class Selector:
         """Return whether a trajectory is accepted, and count it if not.
 
         Args:
-            trajectory: The trajectory.
             end: An outcome or an episode, with its `success` and `score`.
         """
         reason = self.selection.fault_of(trajectory, end)

@@ -230,7 +230,6 @@ class Model(ABC):
         """Return a drawn text as the assistant's message, with the calls in it.
 
         Args:
-            sample: The sample.
             tools: The functions that its request showed.
 
         Raises:
@@ -240,11 +239,6 @@ class Model(ABC):
 
     def encode(self, prompt: Messages, completion: Messages, tools: Sequence[dict] = ()) -> list[int]:
         """Return the token ids of an example's completion, as training has them after those of its prompt.
-
-        Args:
-            prompt: The prompt.
-            completion: The completion.
-            tools: The functions that the prompt shows.
 
         Raises:
             InputError: The chat template refuses the messages, or changes the prompt when an answer follows.

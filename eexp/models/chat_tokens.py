@@ -76,13 +76,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def render(self, messages: Messages, to_answer: bool, tools: Sequence[dict] = ()) -> str:
-        """Return a chat as text, which ends where the assistant is to write if `to_answer`.
-
-        Args:
-            messages: The chat.
-            to_answer: Whether to end where the assistant is to write.
-            tools: The functions that it may call.
-        """
+        """Return a chat as text, which ends where the assistant is to write if `to_answer`."""
 
     @property
     def name(self) -> str:

@@ -43,9 +43,6 @@ def score(
     Consecutive examples with the same `group` are scored together, and what their prompts share is evaluated once.
 
     Args:
-        examples: The examples.
-        model: The model that scores.
-        skip: Returns whether to leave the example with an id out.
         on_error: Called with an example that cannot be scored.
 
     Raises:
@@ -115,10 +112,7 @@ def logprobs_of(message: Message, spans: list[CompletionSpan], sample: Sample, m
     """Return the log-probabilities of the tokens of each span of a completion.
 
     Args:
-        message: The assistant's message.
-        spans: Its spans.
         sample: The model's answer to the Score of its text.
-        model: The model.
     """
     assert sample.ids is not None and sample.logprobs is not None
     by_span: list[list[float]] = [[] for _ in spans]

@@ -268,7 +268,6 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         Args:
             instruction: The task in words, or "".
             steps: The steps before, each with `observation`, `action` and perhaps `thought`.
-            observation: The current observation.
             admissible: The admissible actions, which are written if the style lists them.
             think: Whether a thought is asked for before the action.
             recalled: Past episodes, each as its instruction and its steps, as for `Dialogue.start`.
@@ -279,8 +278,6 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         """Return an action, after a thought if there is one, as the policy is to write it.
 
         Args:
-            action: The action.
-            thought: The thought before it.
             number: The number of the step, which decides the id of a tool call.
         """
         thought = thought.strip() if thought else ""
@@ -368,7 +365,6 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         The action is the first call; where there is none, it is the last paragraph of the text, on one line.
 
         Args:
-            message: The assistant's message.
             finished: False where it was cut at the token limit; a text without a whole call is no action then.
         """
         text = unprivate(message["content"]).strip()
@@ -489,7 +485,6 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         """Return the question which of two actions is better, which stands below an observation.
 
         Args:
-            first, second: The actions.
             outcomes: What each of them led to, to be shown; None shows neither.
         """
         words = self.judgement
@@ -501,13 +496,7 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         return "\n".join(lines)
 
     def judge_answer(self, is_first: bool, action: str, number: int = 0) -> Answer:
-        """Return the answer to `question`: which one is better, and that action as the policy acts.
-
-        Args:
-            is_first: Whether the first one is better.
-            action: The better action.
-            number: The number of the step, which decides the id of a tool call.
-        """
+        """Return the answer to `question`: which one is better, and that action as the policy acts."""
         words = self.judgement
         choice = f"{words.better}{words.first if is_first else words.second}\n"
         answer = self.answer(action, None, number)

@@ -64,7 +64,6 @@ def tool_call(action: str, number: int) -> dict | None:
     """Return an action as an entry of `tool_calls`; None where it is no call with JSON arguments, all by name.
 
     Args:
-        action: The action.
         number: The number of its step, which decides the id.
     """
     try:

@@ -42,7 +42,6 @@ def transition_of(observation_before: str, outcome: dict) -> str:
 
     Args:
         observation_before: The observation of the state in which the action was taken.
-        outcome: The outcome of the action.
 
     Returns:
         "invalid" if the environment refused the action; else "done" if the episode ended; else "changed" or "unchanged"
@@ -120,7 +119,6 @@ def same_as_expert(step: dict, outcome: dict | None, alternative: dict) -> bool:
     """Return whether an alternative had the effect of the expert's action.
 
     Args:
-        step: The step of the trajectory.
         outcome: The outcome of the expert's action (`records.expert_outcome`); None where it is not known.
         alternative: One of the step's alternatives, executed or not.
 
@@ -152,10 +150,6 @@ def with_failures_counted(trajectories: Iterator[dict], count: Callable[[str, in
     """Yield trajectories and count those of which it is recorded that they did not succeed.
 
     Those that hold neither a success nor a score, such as imports without a replay, are not counted.
-
-    Args:
-        trajectories: The trajectories.
-        count: Adds to the summary.
     """
     for trajectory in trajectories:
         outcome = trajectory.get("outcome") or {}
@@ -170,8 +164,6 @@ def with_outcomes_asked_for(
     """Yield trajectories, and say so in the end if not one alternative was executed.
 
     Args:
-        trajectories: The trajectories.
-        note: Shows the user a remark.
         needed: Whether the stage can do nothing without alternatives.
     """
     number = executed = 0

@@ -96,7 +96,6 @@ def alternatives_of(step: dict, pool: str | None = None, first: int | None = Non
     """Return the alternatives of a step, executed or not, in the order of the record.
 
     Args:
-        step: A step of a trajectory.
         pool: Only the alternatives of this pool; "" means those without a pool. None takes all pools, but each action
             only once (by `canonical`): where two pools hold the same action, the first one that was executed is taken.
         first: At most this many, counted within the selection, so that the first 3 are part of the first 5.
@@ -140,8 +139,6 @@ def example(
         trajectory: The trajectory, of which the example takes its group and its lineage.
         name: As in `example_id`.
         kind: The kind of the example, such as "imitation".
-        prompt, completion: Chat messages.
-        prompt_style: The label of the prompt style.
         tools: The functions that the prompt shows; None leaves the field out.
         more: Further fields, in place of those that do not apply.
     """
@@ -173,10 +170,6 @@ def preference(
     """Return a preference record made from a trajectory.
 
     Args:
-        trajectory: The trajectory, of which the preference takes its group and its lineage.
-        name: As in `example_id`.
-        prompt, chosen, rejected: Chat messages.
-        prompt_style: The label of the prompt style.
         more: The fields `worse`, `chosen_outcome` and `rejected_outcome`, and perhaps `tools`.
     """
     return {

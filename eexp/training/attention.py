@@ -315,8 +315,6 @@ def lines_are_exact(device: torch.device, dtype: torch.dtype, size: int) -> bool
     the keys, so one small tree is computed both ways.
 
     Args:
-        device: The device.
-        dtype: The type to compute in.
         size: Numbers of a head.
     """
     texts = array("i", range(1, 2 * LINE + 8)), array("i", [*range(1, LINE + 4), *range(LINE)])

@@ -115,9 +115,7 @@ def tokenize(
     among the targets (or the policy never learns to end).
 
     Args:
-        examples: The examples.
         tokenizer: A tokenizer with a chat template.
-        max_length: Most tokens of an example.
         on_error: Called with an example that is longer, breaks either rule above, or has spans that do not fit its
             text.
         action_weight: Factor of the span "action" of an example with a thought, beside the span's own weight.
@@ -197,11 +195,8 @@ def _segments(
     """Return the segments of a completion: runs of tokens whose spans have one name and one weight.
 
     Args:
-        example: The example.
-        spans: The spans of its completion.
         ids: All its tokens.
         start: Index of the completion's first.
-        tokenizer: The tokenizer.
         action_weight: Factor of the span "action".
     """
 

@@ -35,11 +35,8 @@ def check(model: PreTrainedModel, rows: list[Row], packing: str, dtype: torch.dt
     """Raise UsageError for a model that cannot learn `rows`, however they are packed.
 
     Args:
-        model: The model to train.
-        rows: All rows of the run.
         packing: "tree" or "none".
         dtype: The type that the run computes in.
-        budget: Most tokens of a pass.
     """
     config = model.config
     if getattr(config, "is_encoder_decoder", False) or _sees_ahead(model, rows, dtype):
@@ -49,12 +46,6 @@ def check(model: PreTrainedModel, rows: list[Row], packing: str, dtype: torch.dt
 
 def prepare(model: PreTrainedModel, rows: list[Row], dtype: torch.dtype, budget: int) -> None:
     """Set the model's attention to that of trees.
-
-    Args:
-        model: The model to train.
-        rows: All rows of the run.
-        dtype: The type that the run computes in.
-        budget: Most tokens of a pass.
 
     Raises:
         UsageError: The model would not compute trees exactly.
@@ -88,9 +79,7 @@ def obstacles(model: PreTrainedModel, largest: int, dtype: torch.dtype) -> Itera
     """Yield the known reasons why a model cannot compute trees exactly.
 
     Args:
-        model: The model to train.
         largest: Tokens of the largest tree.
-        dtype: The type that the run computes in.
     """
     inner = hf.base_model(model)
     config = inner.config.get_text_config()
@@ -199,8 +188,6 @@ def _check_positions(config: PreTrainedConfig, rows: list[Row], alone: bool) -> 
     LongRoPE and dynamic NTK look at the longest text that is computed at once.
 
     Args:
-        config: The model's.
-        rows: All rows of the run.
         alone: Whether every row is computed by itself.
     """
     ropes = getattr(config, "rope_parameters", None) or {}

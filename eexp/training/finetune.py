@@ -57,8 +57,6 @@ def finetune(
 
     Args:
         examples: The examples to train on; all are read before the first update.
-        output: The directory.
-        settings: The run's settings.
         resume: Continue from the last checkpoint in `output`, to the weights that the uninterrupted run would have had.
         progress: Show a progress bar on standard error.
         note: Called with messages for a person.

@@ -33,12 +33,9 @@ class Job:
     """A training run that is planned, before any update is computed and any file is written.
 
     Attributes:
-        settings: The run's settings.
         objective: What the run learns.
         model: The model to train, with its adapter if it has one.
-        tokenizer: The model's tokenizer.
         dtype: The type that passes are computed in.
-        rows: The rows that are trained on.
         updates: Indices into `rows`, for every update.
         packing: How rows share a pass.
         target_budget: Target tokens that all updates together should have; None without `--budget-like`.

@@ -54,8 +54,6 @@ def plan_job(
     """Open the model, read all examples and decide the updates of a run; nothing is trained or written.
 
     Args:
-        source: The examples to train on.
-        settings: The run's settings.
         validation: Examples of other trajectories, to validate with.
         style: The prompt style that the examples were made with, for one that is not built in.
 
@@ -194,9 +192,7 @@ def _plan_updates(rows: list[Row], units: list[list[int]], settings: Settings, b
     """Return the updates of a run, indices into `rows`.
 
     Args:
-        rows: The rows of the run.
         units: The indices of rows that stay together; the first of them stands for all.
-        settings: The run's settings.
         budget: The updates and target tokens to make; None for those that the settings ask for.
     """
     updates = _updates_of_units([rows[unit[0]] for unit in units], settings, budget)
@@ -269,8 +265,6 @@ def _describe(
     """Return what eexp.json says about a run before it starts.
 
     Args:
-        job: The run.
-        style: The prompt style of its examples.
         log: The examples to train on.
         weightless: The number of rows that are left out since they have no weight.
         validation_log: The examples to validate with; None for a run without.

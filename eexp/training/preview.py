@@ -21,8 +21,6 @@ def describe(tokenizer: PreTrainedTokenizerBase, rows: list[Row], run: dict, mem
     """Return the counts of a planned run, an estimate of its memory, and a few examples with their targets in [[ ]].
 
     Args:
-        tokenizer: The model's tokenizer.
-        rows: The examples that the run trains on.
         run: The contents of eexp.json before the first update.
         memory: Bytes by what they hold (`memory.estimate`).
     """
@@ -59,8 +57,6 @@ def mark_targets(tokenizer: PreTrainedTokenizerBase, row: Row, most: int | None 
     """Return the text of a row's tokens, with its targets in [[ ]].
 
     Args:
-        tokenizer: The tokenizer that made the row.
-        row: The row.
         most: Most characters of the text before the first target, counted from its end; None for all of them.
     """
 

@@ -308,9 +308,7 @@ def not_continued(model: torch.nn.Module, width: int, dtype: torch.dtype) -> lis
     Some read no state unless they are given a single token, and some kernels give a state no gradient.
 
     Args:
-        model: The model.
         width: Of what its layers read.
-        dtype: The type that the run computes in.
     """
     kinds = {type(layer): (layer, argument) for layer, argument in layers_with_state(model).values()}
     return [kind.__name__ for kind, (layer, argument) in kinds.items() if not _continues(layer, argument, width, dtype)]

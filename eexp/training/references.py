@@ -28,7 +28,6 @@ def target_logprobs(
     Args:
         job: The run; no checkpoint has been loaded into its model yet.
         rows: Some of the run's rows.
-        device: Where to compute.
         rank, processes: The number of this process, and of all of them.
     """
     from accelerate.utils import gather_object

@@ -33,8 +33,6 @@ def epoch_order(
     """Return the indices of all rows, once each, in the order of an epoch.
 
     Args:
-        rows: The rows of the run.
-        seed: The run's seed.
         epoch: Number of the epoch, from 0.
         shuffle: "trajectories" shuffles groups, and sorts the rows of a group by their tokens; "examples" shuffles all
             rows.
@@ -78,7 +76,6 @@ def by_examples(
     """Return updates of `batch_size` rows; the last of an epoch has what is left.
 
     Args:
-        rows: The rows of the run.
         batch_size: Rows of an update.
         epochs: Passes over the rows, where `max_steps` is None.
         max_steps: Number of updates.
@@ -104,7 +101,6 @@ def by_trajectories(
     """Return updates of `trajectories` whole groups of rows; the last of an epoch has what is left.
 
     Args:
-        rows: The rows of the run.
         trajectories: Groups of an update.
         epochs, max_steps, seed: As in `by_examples`.
         examples: Take more groups until there are this many rows, and add what is left of an epoch to its last update,
@@ -186,10 +182,7 @@ def distribute(rows: Sequence[Row], packing: Packing, budget: int, processes: in
     no multiple of the processes', some repeat the smallest with weight 0: every process takes part in every pass.
 
     Args:
-        rows: The rows of the update.
-        packing: How rows share a pass.
         budget: Most tokens of a pass.
-        processes: Number of processes.
 
     Returns:
         [process][pass], the rows of each pass.

@@ -3,25 +3,15 @@
 A server holds many environments. POST /create makes one and returns its id, POST /reset starts a task in it, POST /step
 takes an action. The differences between the servers are in SERVER_KINDS, which was written from the source of each
 (github.com/WooooDyy/AgentGym, agentenv-*/*/server.py). Without `env`, the protocol is the one that AgentGym's guide to
-adding an environment describes: `id`, `data_idx`, `observation`.
+adding an environment describes: `id`, `data_idx`, `observation`. docs/environments/agentgym.md has the options.
 
-An action is the text that the server executes, "get 1 oak logs". AgentGym's own clients cut it out of "Thought: ...
-Action: ..." before they send it; here the policy does that (eexp/prompts). Whatever else a client does with an action,
-or adds to an observation, is part of the server's kind: AgentTraj-L was recorded with these clients, and can so be
-replayed.
+AgentGym's own clients cut the action out of "Thought: ... Action: ..." before they send it; here the policy does that
+(eexp/prompts). Whatever else a client does with an action, or adds to an observation, is part of the server's kind:
+AgentTraj-L was recorded with these clients, and can so be replayed.
 
 A server reports a failure with status 200, `{"error": ...}`. It does not report which actions were refused: that shows
-in its words, or in the actions it lists. Nor does it report how many tasks it has, so the options `train` and `test` do
-(docs/environments/agentgym.md). Without them, tasks can still be played by their number, as in recorded trajectories:
-AgentTraj-L calls them textcraft_12.
-
-There is no snapshot and no expert. TextCraft's list of crafting commands is partly random: every reset lengthens the
-lists from which it is drawn, and all environments of the server share these lists and the generator. Which recipes are
-shown beside those needed therefore depends on what was played before, and `mask` leaves them out; what can be crafted
-does not. TextCraft's tasks come in the order of a dict and a folder, which may be different on another machine.
-
-Wordle's server accepts the words of /filtered_vocab. It answers any other word with "invalid word" and counts a guess,
-so no action is refused there.
+in its words, or in the actions it lists. Which recipes TextCraft shows beside those needed depends on what was played
+before on the server, and `mask` leaves them out.
 """
 
 from __future__ import annotations

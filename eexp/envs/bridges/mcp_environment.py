@@ -1,27 +1,16 @@
 """`mcp:COMMAND?tasks=FILE`: the tools of an MCP server (modelcontextprotocol.io), with tasks of yours.
 
 COMMAND starts a server that speaks the protocol over its standard input and output. It is split as a shell would split
-it, and run without a shell. An action is one call of a tool in Python's notation, `read_file(path='a.txt')`, whose
-arguments are literals. `done`, or `done: ANSWER`, ends the episode. A server says neither what to do nor when it was
-done: the file of the tasks does (mcp_tasks.py). docs/environments/mcp.md has the options.
+it, and run without a shell. docs/environments/mcp.md has the options, the actions, and what a branch begins with, which
+depends on where the server keeps its state.
 
 Every episode has a directory of its own, in which the server runs, and {dir} in COMMAND stands for it. It begins as a
 copy of the directory that the option `files` names. Its path is another one in each process, so agents see it as
 /workspace, in answers as in arguments.
 
-The option `state` says where the server keeps its state, which decides what an episode and a branch begin with:
-
-    server     in its memory. Every episode starts the server anew, and a state is reached by replay
-    files      in the directory, which it may read only once. A saved state is a copy of the directory, and restoring it
-               starts the server anew
-    stateless  in the directory, which it reads at every call. One server serves all episodes, while the content of its
-               directory is exchanged
-
-There are no admissible actions, because arguments are free text. The expert takes the actions that the task file has
-for a task. Tools that the server declares read-only (`readOnlyHint`) are harmless: they are executed in place.
-
-Answers that the server marks as errors are not valid. A server that ends, hangs or breaks the protocol costs the
-record it was working on, and the message ends with the last line of its standard error, which is not shown otherwise.
+Tools that the server declares read-only (`readOnlyHint`) are harmless: they are executed in place. Answers that the
+server marks as errors are not valid. A server that ends, hangs or breaks the protocol costs the record it was working
+on, and the message ends with the last line of its standard error, which is not shown otherwise.
 """
 
 from __future__ import annotations

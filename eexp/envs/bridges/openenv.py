@@ -5,24 +5,9 @@ module uses the package websockets and not OpenEnv's own client. That client con
 connection was lost, and the server then has a new environment on it: the next action would be executed in an episode
 that was never begun, and its outcome recorded. (Importing it also loads a web interface, for seconds in every worker.)
 
-Actions and observations have types there, and become text as follows:
-
-- *An action.* Where the server's schema requires one field, the action is the value of that field: text as it is,
-  anything else as JSON, `3`. Where it requires several or none, the action is a JSON object, and the instruction says
-  which fields it has. Where the server has tools (MCP), the action is `{"tool_name": ..., "arguments": {...}}`, and the
-  instruction lists them. An action that the server rejects is answered with its reasons and is not valid.
-- *An observation.* Where it has one field and that is a string, the text is that string; otherwise it is the
-  observation as JSON, without its metadata.
-- *Admissible actions* are those that the action's field enumerates.
-
-docs/environments/openenv.md has the options, for servers that need something else. A server with the Task API has
-splits and tasks of its own. Otherwise a task is a seed, which a server may silently ignore; `eexp rollout` then refuses
-the branches. There is no expert.
-
-A server may save and restore states: it answers the message `hello` with `save`, as a program does
-(docs/environments/programs.md), and then the messages `save`, `restore` and `release`. OpenEnv's own server answers
-`hello` with the error UNKNOWN_TYPE, and its states can only be reached by replay. Any other answer is an error:
-nothing is guessed. examples/openenv_states.py is such a server.
+docs/environments/openenv.md says how actions and observations, which have types there, become text, has the options,
+and the messages by which a server saves and restores states. Any answer that it does not allow is an error: nothing is
+guessed.
 """
 
 from __future__ import annotations
@@ -409,8 +394,6 @@ class OpenEnv(Environment):
         """Send a message and return the data of its answer.
 
         Args:
-            what: The type of the message.
-            data: Its data.
             shape: The type of the answer's data.
             kind: The type that the answer must have; empty for any.
 

@@ -52,10 +52,8 @@ class Server:
         """Send a GET request and return the answer.
 
         Args:
-            path: The path below the server's URL.
             shape: The type of the answer, for msgspec.
             absent: Status codes for which None is returned.
-            query: The parameters of the query.
         """
         return self._ask("GET", path, shape, absent, params=query)
 

@@ -1,23 +1,12 @@
 """`alfworld`: household tasks in words (Shridhar et al. 2021, arXiv 2010.03768), the text version, without THOR.
 
-`alfworld?data=DIR` plays what `alfworld-download` put into DIR (docs/environments/alfworld.md). A game file holds
-expressions that the package evaluates as Python: play none that you do not trust.
+A game file holds expressions that the package evaluates as Python: play none that you do not trust. docs/environments/
+alfworld.md has the options, and what differs from the package's environment.
 
-What differs from the package's environment:
-
-- The hand-coded expert has random numbers of its own, seeded by task and step, and gets the facts in a fixed order, so
-  that it does the same in every process. It gets `put` where the game has `move`: its memory of what it holds depends
-  on that word, and without it the expert never brings the second of two objects. In games from before version 0.4,
-  which have `put mug 1 in/on desk 1` for what is now `move mug 1 to desk 1`, it gets the new commands, and its actions
-  are translated into the old ones.
-- The welcome is left out, and the task is the instruction and not part of the observation.
-- A record has the checksum of its game, and is refused if the game has changed since.
-- The texts of commands are derived once and not at every step. That takes a hundredth of the time and gives the same,
-  byte for byte (eexp/envs/worlds/alfred/).
-
-An action is valid if it is among the admissible ones; to any other the game says "Nothing happens." Games that the data
-marks as unsolvable, and those with movable receptacles or slicing, are left out, as the package does. Success is the
-game's; the score is 1 with it and 0 without.
+The hand-coded expert has random numbers of its own, seeded by task and step, and gets the facts in a fixed order, so
+that it does the same in every process. It gets `put` where the game has `move`: its memory of what it holds depends on
+that word, and without it the expert never brings the second of two objects. In games from before version 0.4, which
+have `put mug 1 in/on desk 1` for what is now `move mug 1 to desk 1`, its actions are translated into the old ones.
 """
 
 from __future__ import annotations

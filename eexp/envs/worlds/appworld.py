@@ -1,22 +1,10 @@
 """`appworld`: tasks in nine apps by programs (Trivedi et al. 2024, arXiv 2407.18901), from the package appworld.
 
-An agent does something for a person in that person's apps: mail, notes, payments, music. An action is Python code that
-calls the apps' APIs, `apis.venmo.show_venmo_balance(access_token=token)`, and the observation is what it prints, or the
-error. Variables are kept. `apis.supervisor.complete_task(answer=...)` ends the episode.
-
 The package runs in a Python of its own, since it pins versions of packages that are older than those that eexp and
 others need. The program there is eexp/envs/worlds/appworld_process.py. Tasks and demonstrations are read from the data
-by this process. docs/environments/appworld.md has the options, as in `appworld?root=DIR&python=FILE`.
+by this process. docs/environments/appworld.md has the actions, the options, the expert, and what differs from AppWorld.
 
-The score is the share of the evaluation's tests that pass when the task is completed, and 0 before; success is that all
-do. What differs from AppWorld: completing the task ends the episode, and nothing is written below `root`.
-
-The expert follows the solution (compiled_solution.py, of which every top-level statement is an action). A solution that
-cannot be cut, because it has a `return` in the middle for instance, is one action. The data has no solutions for the
-test splits. After an action that changed something and is not the solution's, the expert knows no action.
-
-A fork is a fork of the episode's process, with its databases, variables and random numbers. AppWorld freezes the clock
-and seeds the random numbers; what code draws from the operating system (`uuid.uuid4()`) is not the same again.
+A fork is a fork of the episode's process, with its databases, variables and random numbers.
 """
 
 from __future__ import annotations
@@ -349,7 +337,6 @@ def solution_actions(file: Path, prints: bool) -> tuple[str, ...]:
 
     Args:
         file: The program, with a function `solution(apis, requester)`.
-        prints: Whether a statement that sets variables prints them.
 
     Raises:
         EnvironmentFailed: It is not such a program.

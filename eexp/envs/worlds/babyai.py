@@ -1,22 +1,10 @@
 """`babyai`: the levels of BabyAI (Chevalier-Boisvert et al. 2019, arXiv 1810.08272) in words, by the package minigrid.
 
-The agent is in a maze of rooms with balls, boxes, keys and doors, and has a mission such as "put the red ball next to
-the green box". An observation describes its view, 7 cells wide and 7 deep as for the package's own agents: where things
-are relative to it, and which way it faces. docs/environments/babyai.md has the levels, the actions and the splits.
+docs/environments/babyai.md has the levels, the observations, the actions and the splits. The expert is the package's
+bot. It plans from what it has observed in this episode, gets every action, and repairs its plan when another action
+than its own was taken. Where it cannot, it knows no action for the rest of the episode.
 
-An action is valid if it changes something, and the valid actions are the admissible ones. As in the package, every
-action takes one of the steps that the level allows, and the mission is judged after every action. That is the use of
-`done`, which changes nothing: in a few episodes (of GoToObjDoor) the agent begins in front of its goal, and `done` is
-the expert's action.
-
-The expert is the package's bot. It plans from what it has observed in this episode, gets every action, and repairs its
-plan when another action than its own was taken. Where it cannot, it knows no action for the rest of the episode: after
-a box was opened, in the few levels that it does not solve (KeyInBox, PutNext...Carrying, and half of UnlockToUnlock),
-and where its plan fails.
-
-`explain` names the object of the part of the mission that is still open, and where in view it is. Unknown parts of an
-observation are things and walls in cells that were never in view in the episode. All its state is in this process, with
-one thread: a fork is an exact copy, too.
+All its state is in this process, with one thread: a fork is an exact copy, too.
 """
 
 from __future__ import annotations

@@ -1,17 +1,9 @@
 """`bfcl`: the multi-turn tasks of the Berkeley Function-Calling Leaderboard (Patil et al. 2025), version 4 of its data.
 
-A user asks for several things, one after the other, that concern a simulated file system, a car, a broker's or a
-travel agent's account, and services around them. An action is one function call in Python's notation,
-`cd(folder='document')`, whose arguments are literals: nothing is evaluated. `done` ends the agent's turn, with or
-without words to the user. docs/environments/bfcl.md has the splits and the option `tools`.
-
-This module calls the package's API classes itself, with one set of objects for each episode: the package's own executor
-keeps them in module globals and evaluates the text that the model wrote. As there, every public method can be called,
-whether it is offered or not. The judgement is the package's: its `state_checker` and `response_checker`, at the end of
-every turn.
-
-There are no admissible actions, because arguments are free text. The expert makes the gold calls, and knows no action
-once an episode has left them. All its state is in this process, with one thread: a fork is an exact copy, too.
+docs/environments/bfcl.md has the splits, the actions and the option `tools`. This module calls the package's API
+classes itself, with one set of objects for each episode: the package's own executor keeps them in module globals and
+evaluates the text that the model wrote. The judgement is the package's: its `state_checker` and `response_checker`, at
+the end of every turn. All its state is in this process, with one thread: a fork is an exact copy, too.
 """
 
 from __future__ import annotations
@@ -217,10 +209,6 @@ class BFCL(Environment):
 
 def execute(apis: dict[str, Any], call: Call) -> tuple[str, bool]:
     """Make a call.
-
-    Args:
-        apis: The API objects, by the name of the class.
-        call: The call, as `parse_call` returns it.
 
     Returns:
         The answer, in the words of the package's executor, and whether the call was accepted.

@@ -1,17 +1,9 @@
 """`house`: a household in words, in pure Python, so that the whole pipe runs anywhere.
 
-A house is a tree of rooms with places in them: surfaces, and containers that hide their contents until opened. A task
-names one object and where it belongs, sometimes washed, heated or cooled first, or asks to look at it under the lamp.
-The agent sees only the room it is in, so finding things is most of the work. It can carry one object.
-
-The expert uses general knowledge (a desk is in a study, a fridge is in a kitchen) and what it has observed in this
-episode, never where things really are: its actions can be learned from its observations.
-
-Splits, each of them tasks by number, every task with a house of its own:
-    train   layouts to demonstrate in
-    test    unseen layouts of the same kind
-    ood     out of distribution: larger houses, with rooms and objects that `train` does not have
-    play    houses of both kinds, for transcripts without an expert
+A house is a tree of rooms with places in them: surfaces, and containers that hide their contents until opened. The
+expert uses general knowledge (a desk is in a study, a fridge is in a kitchen) and what it has observed in this episode,
+never where things really are: its actions can be learned from its observations. docs/environments/house.md has the
+tasks and the splits.
 """
 
 from __future__ import annotations

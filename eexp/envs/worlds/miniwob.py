@@ -1,16 +1,10 @@
 """`miniwob`: the web pages of MiniWoB++ (Shi et al. 2017, Liu et al. 2018) in a real browser, in words.
 
 The pages are those of the package `miniwob`; they run in Chromium without a window (eexp/envs/worlds/browser). An
-observation is the page as lines: what is visible, in document order, with roles, names, values and states, and a number
-for every element that can be acted on. The instruction is the page's own sentence. There is no dragging and no drawing,
-so some of the pages cannot be solved. docs/environments/miniwob.md has the actions, the splits and the options.
+observation is the page as lines. docs/environments/miniwob.md has the actions, the splits and the options.
 
 The seed decides the task, as in the package. The page's clock stands still and advances by one second at every step,
-and its random numbers come from the seed alone: the same actions lead to the same pages. There is no limit of time. The
-score is the page's reward, without the decay over time, and 0 where the page gives a negative one.
-
-The expert reads the instruction and the page, as an agent does (eexp/envs/worlds/browser/experts.py has one for each of
-its pages), and knows no action on other pages.
+and its random numbers come from the seed alone: the same actions lead to the same pages.
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
 """`reactions`: a hidden table of what turns into what, which demonstrations show in part and experience shows further.
 
-Each substance turns into others by seven operations: `boil zodusk` may give tamim. Some operations change
-nothing, and some leave ash, from which nothing can be made. One table holds for all tasks, and no text tells it. A task
-names a substance to make, two operations away from the one that is held, and allows two operations. So an agent solves
-an unseen task only if it knows what operations lead to. Random play solves under 3 % of the tasks.
-
-The expert knows the table and takes a shortest way. Twenty-four of its demonstrations contain all that is needed for
-some 7 % of the test tasks; with the outcomes of the other actions in each of their states, it is some 60 %
-(`python benchmarks/reactions.py`). docs/environments/reactions.md has the splits and the options.
+Each substance turns into others by seven operations: `boil zodusk` may give tamim. One table holds for all tasks, and
+no text tells it, so an agent solves an unseen task only if it knows what operations lead to. The expert knows the table
+and takes a shortest way. docs/environments/reactions.md has the splits, the options, and what demonstrations suffice
+for.
 """
 
 from __future__ import annotations

@@ -1,19 +1,9 @@
 """`scienceworld`: thirty kinds of science experiments in words (Wang et al. 2022, arXiv 2203.07540).
 
-The package's simulator runs in a Java process of its own. Some things differ from the package's Python class, so that a
-replay gives the recorded observations, and gives them fast (benchmarks/scienceworld_replay.py measures both):
-
-- The JVM is started with `-XX:hashCode=2`. Without it the order in which things are listed changes between runs.
-- `admissible` and `expert` restore the simulator's random numbers. Both draw from the numbers that decide where the
-  bees fly: in the package, listing the valid actions changes which flower bears fruit.
-- `admissible` leaves out the actions that the simulator would refuse: its own list of valid actions contains things
-  that are out of reach, such as a cup in a closed cupboard, and a third of that list is refused.
-- A step requests the observation, the score and whether the episode is over. The package's `step` computes every valid
-  action as well, and its `reset` plays a step.
-- A failed task scores 0 and is over (in the simulator it scores -100 and goes on).
-- `fork` copies the state inside the JVM, by Java classes of eexp (recipes/scienceworld). The simulator has no copy.
-
-docs/environments/scienceworld.md has the tasks and the options, as in `scienceworld?task=boil,find-plant`.
+The package's simulator runs in a Java process of its own, through the package's interface but for what makes replays
+differ or steps slow (benchmarks/scienceworld_replay.py measures both). docs/environments/scienceworld.md says what
+differs from the package's Python class, and has the tasks and the options. A step requests the observation, the score
+and whether the episode is over; the package's computes every valid action as well, and its `reset` plays a step.
 """
 
 from __future__ import annotations

@@ -1,17 +1,9 @@
 """`searchqa`: questions that are answered with a search over the user's own passages (Early Experience, appendix B.5).
 
-`searchqa?passages=FILE&questions=FILE`. An action is `search[words]`, which shows the passages that match best, or
-`answer[text]`, which ends the episode. The tags of Search-R1 (Jin et al. 2025, arXiv 2503.09516) are accepted as well:
-`<search>words</search>` and `<answer>text</answer>`. docs/environments/searchqa.md has the options, and the keys of
-passages and questions: eexp's own, and those of FlashRAG, Search-R1 and MuSiQue.
-
-The search is SQLite's: BM25 over titles and texts, English words by their stems. Words that stand in many passages,
-such as `the`, are looked for only if a search has no others: they say little and cost nearly all of the time. The index
-is made once (eexp/envs/worlds/databases.py). Success is an exact match with one of the answers, both without case,
-punctuation, articles and surplus blanks.
-
-There are no admissible actions, because queries are free text. The expert searches for the recorded queries and then
-gives the first answer, whether the passages told it or not. It goes on where other searches came between.
+An action is `search[words]`, which shows the passages that match best, or `answer[text]`, which ends the episode; the
+tags of Search-R1 (Jin et al. 2025, arXiv 2503.09516) are accepted as well. docs/environments/searchqa.md has the
+options, the keys of passages and questions, and the expert. The search is SQLite's BM25; its index is made once
+(eexp/envs/worlds/databases.py). Words that stand in many passages say little and cost nearly all of the time.
 """
 
 from __future__ import annotations

@@ -1,30 +1,8 @@
 """`tau`: the tasks of tau-bench (Yao et al. 2024, arXiv 2406.12045), from a checkout of its repository.
 
-An agent serves a customer of a shop or an airline. It calls tools that read and change a database, and has to keep to a
-policy. `tau?path=DIR&domain=retail` plays the domain in DIR/tau_bench/envs/retail: its tools are the checkout's own
-Python code, which is run here, so play no checkout that you do not trust. Only tools, data, tasks and the policy are
-imported, and none of the packages that the benchmark needs beside them.
-
-An action is one call in Python's notation with literal arguments, `get_order_details(order_id='#W123')`, or
-`respond(content='...')`, which speaks to the user. Without a model for the user, the first observation is what
-tau-bench tells the model that plays the user, and `respond` is the agent's last word. A model plays the user at
-temperature 0 and ends the conversation with ###STOP###. docs/environments/tau.md has the options.
-
-A call of transfer_to_human_agents ends the conversation, too. Success is judged as in tau-bench: the database must be
-as after the task's gold calls, and every output that the task names must be in one of the agent's responses.
-
-What differs from the benchmark:
-
-- A call that is answered with an error changes nothing. (In the benchmark, a call that raises an exception halfway
-  keeps what it had changed.)
-- `calculate` refuses powers, which may take forever.
-- Arguments must be JSON values. They may be given by position.
-
-The expert makes the gold calls, except those that the tools refuse, and then responds. With `expert=grounded` it also
-looks things up first: ids in a gold call that the agent has not read yet are searched for with tools that only read and
-take one id, or none. After a call that changed the database and is not the gold one, the expert knows no action. There
-are no admissible actions, because arguments are free text; with `admissible=lookups` those calls are listed that only
-read and take one id that was read before, or no argument.
+The tools are the checkout's own Python code, which is run here, so play no checkout that you do not trust. Only tools,
+data, tasks and the policy are imported, and none of the packages that the benchmark needs beside them.
+docs/environments/tau.md has the actions, the options, the expert, and what differs from the benchmark.
 
 All its state is in this process, with one thread, unless a model plays the user. A fork copies nothing
 (eexp/envs/worlds/tables.py).

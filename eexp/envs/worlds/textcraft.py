@@ -1,17 +1,8 @@
 """`textcraft`: TextCraft, crafting in the manner of Minecraft, in pure Python.
 
-TextCraft is a game of ADaPT (Prasad et al. 2023, arXiv 2311.05772). The first observation lists crafting commands, some
-of them needed and some not, and names the goal. The agent gets basic items, crafts others, and has reached the goal as
-soon as it crafts the goal's item. This is the game as AgentGym plays it (Xi et al. 2024, arXiv 2406.04151; its
-agentenv-textcraft at 3ef9235): the same recipes, the same rules, and answers in the same words.
-
-What depends on chance in AgentGym is fixed here. There, the order of a folder decides which recipes are left out
-because they are circular, and how deep an item is; here, the recipe files are sorted by name. There, the commands that
-are not needed depend on what was played before; here, they are drawn by the task.
-
-Every item that can be crafted is a goal, and a hash of the goal decides its split. A task of AgentGym, whose commands
-were drawn there, can be played as well: `task_beginning` makes it from its first observation, and with it the rules
-that hold there. docs/environments/textcraft.md has the splits and the options.
+This is the game of ADaPT (Prasad et al. 2023, arXiv 2311.05772) as AgentGym plays it (Xi et al. 2024, arXiv 2406.04151;
+its agentenv-textcraft at 3ef9235): the same recipes, the same rules, and answers in the same words. What depends on
+chance there is fixed here. docs/environments/textcraft.md has these differences, the splits and the options.
 """
 
 from __future__ import annotations

@@ -1,17 +1,7 @@
 """`textworld`: games that TextWorld generated, from a directory (Côté et al. 2018, arXiv 1806.11532).
 
-`textworld?games=DIR` plays DIR/train/*.z8, each with its .json beside it (docs/environments/textworld.md).
-
-What differs from the package's environment, so that a record can be trusted and a policy reads the story alone:
-
-- The banner, the prompt and the status line with its count of moves are not part of an observation.
-- An action is valid if the game's trace of actions shows that it carried one out. A command that it does not
-  understand or that is impossible (a locked door, a wall) is answered by the game and is not valid.
-- One step is one command. Several at once (`.`, `,`, `then`) are refused, because the package reads the score after the
-  first. So are the commands of the program rather than the world (`save`, `script`, `restart` ...), which write files,
-  or ask a question and take whatever comes next as the answer.
-- The score is divided by the highest possible score.
-- A record has the checksum of its game, and is refused if the game has changed since.
+docs/environments/textworld.md has the options, and what differs from the package's environment: observations without
+banner, prompt and status line, one command a step, none of the program, and scores from 0 to 1.
 
 The expert follows the walkthrough in the game, without commands that would do nothing. Once another action was taken,
 it follows TextWorld's tracking of the quests, which may know no next command after an action that cannot be undone.

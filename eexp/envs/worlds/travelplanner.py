@@ -1,17 +1,9 @@
 """`travelplanner`: trips that are planned in one action, from all information that is needed (Xie et al. 2024).
 
-`travelplanner?database=DIR&queries=FILE` is the benchmark's sole-planning mode. The instruction is the query. The only
-observation is the reference information that the benchmark has collected for it: attractions, restaurants and
-accommodations of the cities, flights and drives between them. The action is the whole plan, as JSON on one line. It
-ends the episode, and the answer names the constraints that the plan does not meet (eexp/envs/worlds/travel). The score
-is the share of those that it meets, and success is the benchmark's final pass: it meets all. A text that is no such
-list is not valid, and nothing happens. docs/environments/travelplanner.md has the data, the keys of a plan and the
-options.
-
-The expert's plan is the one in the record (`annotated_plan`), which only the training set has. The admissible actions
-are this plan and plans that differ from it in one slot: another restaurant, another flight or drive, another first
-attraction of a day, another accommodation for a stay, or nothing at all. They are a selection: any other plan is
-accepted, too. Where there is no plan, they are not listed.
+This is the benchmark's sole-planning mode. The instruction is the query, the only observation its reference
+information, and the action the whole plan, as JSON on one line, which is judged by the rules in
+eexp/envs/worlds/travel. docs/environments/travelplanner.md has the data, the keys of a plan, the options, and what the
+admissible actions are.
 """
 
 from __future__ import annotations

@@ -24,7 +24,6 @@ def compose(situation: Situation, weigh: int = 1) -> str:
     """Compose a reflection from the outcomes: the use of the action for the task, its contenders, the choice.
 
     Args:
-        situation: The state, with outcomes.
         weigh: The largest number of contenders to weigh.
     """
     focus = _focus(situation)
@@ -33,10 +32,6 @@ def compose(situation: Situation, weigh: int = 1) -> str:
 
 def compose_from_notes(situation: Situation, weigh: int = 1) -> str:
     """Compose a reflection from the environment's notes on the state: the notes, the contenders, the choice.
-
-    Args:
-        situation: The state, with outcomes.
-        weigh: The largest number of contenders to weigh.
 
     Raises:
         InputError: The state has no notes.

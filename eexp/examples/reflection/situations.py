@@ -25,8 +25,6 @@ class Situation:
     """A state of a trajectory, with the outcomes of its actions.
 
     Attributes:
-        trajectory: The trajectory.
-        i: The number of the step.
         outcome: The outcome of the expert's action, or None.
         contenders: The executed alternatives that did worse, in the order of the record.
         as_good: The number of executed alternatives that did as well.
@@ -110,7 +108,6 @@ def situations(
     """Return all states of a trajectory, each with its contenders or with the reason why it is left out.
 
     Args:
-        trajectory: A trajectory with executed alternatives.
         pool, first: The alternatives that are considered, as in `records.alternatives_of`.
         needed: Whether a state without a contender is left out.
     """

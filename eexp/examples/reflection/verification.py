@@ -27,9 +27,7 @@ def verify_drafts(groups: Iterable[list[Draft]], scorer: Model, style: PromptSty
     """Yield the drafts of each trajectory, with `gain` where they are kept and the reason where they are dropped.
 
     Args:
-        groups: The drafts of each trajectory, with their texts.
         scorer: The policy that is to be trained, or the writer.
-        style: The prompt style of the examples.
     """
     in_flight: deque[list[Draft]] = deque()  # groups whose scores are requested, and not answered yet
 
@@ -107,7 +105,6 @@ def record_gain(draft: Draft, without: Samples, after: Samples) -> None:
     """Record the gain of a reflection, or the reason why it is dropped.
 
     Args:
-        draft: The reflection.
         without: The answer to the first of `score_requests`.
         after: The answer to the second.
     """

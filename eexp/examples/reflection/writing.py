@@ -37,9 +37,7 @@ def reflect(
         trajectories: Trajectories with outcomes.
         style: The prompt style of the request and of the examples.
         writer: The model that writes; None where reflections are composed by rule.
-        settings: How reflections are written.
         scorer: Verifies them (`verification.verify_drafts`); None leaves that out.
-        skip: Returns whether an earlier run has written the example with an id.
         count: Called with the numbers of states that are left out and of texts that are refused.
         keep: Called with the texts that were refused, where the state is not set aside because of them.
         on_error: Called with the states that are set aside because no text could be used.
@@ -73,10 +71,6 @@ def write_drafts(
     Args:
         trajectories: Trajectories with outcomes.
         style: The prompt style of the requests.
-        writer: The model that writes; None where reflections are composed by rule.
-        settings: How they are written.
-        skip: A function that returns whether an earlier run has written the example with an id.
-        count: A function that counts the states and the alternatives that are left out.
     """
     if writer is None:
         outcomes = None

@@ -41,8 +41,6 @@ class UpdateLoss(ABC):
         """Return the share that a pass has in the loss, a number on the device.
 
         Args:
-            rows: The rows of the pass.
-            part: Its tensors.
             losses: -log p of its targets, [N].
         """
 
@@ -56,11 +54,7 @@ class UpdateLoss(ABC):
 
 
 class Objective(ABC):
-    """What a run learns. One object belongs to one run.
-
-    Args:
-        settings: The run's settings.
-    """
+    """What a run learns. One object belongs to one run."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -75,8 +69,6 @@ class Objective(ABC):
 
         Args:
             records: Records of the types that the objective learns from.
-            tokenizer: A tokenizer with a chat template.
-            max_length: Most tokens of a row.
             on_error: Called with a record that cannot be rows.
         """
 
@@ -113,7 +105,6 @@ class Objective(ABC):
         """Take from the run's rows, and from the model before the first update, what the loss needs of them.
 
         Args:
-            rows: All rows of the run.
             logprobs_of: Computes log-probabilities; every process that trains along has to call it alike.
         """
 
@@ -122,7 +113,6 @@ class Objective(ABC):
         """Return the loss of an update.
 
         Args:
-            rows: All rows of the update.
             update_weight: What the weighted losses of its targets are divided by.
             processes: The number of processes, over which gradients and losses are averaged.
         """

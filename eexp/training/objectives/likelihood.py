@@ -49,11 +49,6 @@ def plain_loss(rows: Sequence[Row], part: Part, losses: torch.Tensor) -> torch.T
     """Return the weighted sum of -log p over the targets of the plain examples of a pass.
 
     Rows of a class derived from `Row` are left out: they have a loss of their own.
-
-    Args:
-        rows: The rows of the pass.
-        part: Its tensors.
-        losses: -log p of its targets, [N].
     """
     indices: list[int] = []
     weights: list[float] = []

@@ -168,7 +168,6 @@ def pair_margins(rows: Sequence[Row], logprobs: torch.Tensor) -> tuple[torch.Ten
     """Return what the loss of the pairs of a pass is made of, each [pairs].
 
     Args:
-        rows: The rows of the pass.
         logprobs: Their log-probabilities, [rows].
 
     Returns:
@@ -207,8 +206,6 @@ def pair_loss(rows: Sequence[Row], part: Part, losses: torch.Tensor, beta: float
     """Return the loss of the pairs of a pass.
 
     Args:
-        rows: The rows of the pass.
-        part: Its tensors.
         losses: -log p of its targets, [N].
         beta: How much a log-ratio counts.
         sft_weight: The weight of -log p(chosen) a token beside the loss above; 0 leaves it out.
@@ -226,8 +223,6 @@ class PreferenceLoss(UpdateLoss):
     """The loss of one update: the mean over its pairs, and `sft_weight` times the mean over its examples' targets.
 
     Args:
-        rows: All rows of the update.
-        settings: The settings of the run.
         with_examples: Whether the run has examples; without, `sft_weight` is for the chosen answers.
         processes: The number of processes, over which losses are averaged.
 

@@ -209,10 +209,8 @@ class Page:
     The methods raise ChildFailed if the browser does not answer.
 
     Args:
-        browser: The browser.
         script: JavaScript that runs in every document before its own scripts.
         width: Width of the visible part in CSS pixels.
-        height: Its height.
     """
 
     def __init__(self, browser: Browser, script: str, width: int, height: int):
