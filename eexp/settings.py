@@ -65,15 +65,10 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-    """A text that a function reads.
+    """A text that a function reads."""
 
-    Attributes:
-        parse: Returns the value; raises ValueError with what is wrong with the text.
-        name: What the help calls such a value.
-    """
-
-    parse: Callable[[str], Any]
-    name: str = "text"
+    parse: Callable[[str], Any]  # returns the value; raises ValueError with what is wrong with the text
+    name: str = "text"  # what the help calls such a value
 
 
 FILE = File()

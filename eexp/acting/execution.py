@@ -34,14 +34,10 @@ def _nothing(*_: object) -> None:
 
 @dataclass
 class Executed:
-    """A trajectory with the outcomes of its alternatives.
-
-    Attributes:
-        refused: The branch points and alternatives that were refused.
-    """
+    """A trajectory with the outcomes of its alternatives."""
 
     trajectory: dict
-    refused: list[InputError] = field(default_factory=list)
+    refused: list[InputError] = field(default_factory=list)  # the branch points and alternatives that were refused
     counts: Counter[str] = field(default_factory=Counter)
 
 

@@ -45,21 +45,13 @@ class Way:
 
 @dataclass(frozen=True)
 class Visit:
-    """A turn of an agent's episode.
+    """A turn of an agent's episode."""
 
-    Attributes:
-        step: The step of a trajectory: the state and the agent's action.
-        before: What was observed in the state.
-        after: What the action led to.
-        way: The expert's way from the state.
-        way_after: The expert's way from where the action led.
-    """
-
-    step: dict
-    before: Observation
-    after: Observation
-    way: Way
-    way_after: Way
+    step: dict  # the step of a trajectory: the state and the agent's action
+    before: Observation  # what was observed in the state
+    after: Observation  # what the action led to
+    way: Way  # the expert's way from the state
+    way_after: Way  # the expert's way from where the action led
 
     @property
     def failed(self) -> bool:

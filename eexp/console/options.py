@@ -287,15 +287,10 @@ _ENGINE = [
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
-    """The model that a command line names, and how it runs.
+    """The model that a command line names, and how it runs."""
 
-    Attributes:
-        spec: The value of -m, or of EEXP_MODEL; None without both.
-        engine: How it runs.
-    """
-
-    spec: str | None
-    engine: Engine
+    spec: str | None  # the value of -m, or of EEXP_MODEL; None without both
+    engine: Engine  # how it runs
 
     def open(self, note: Callable[[str], None], option: str = "-m") -> Model:
         """Open the language model, or the tiny one where none is named; say how it runs.
@@ -361,15 +356,12 @@ class PolicyOptions:
     """The policy that a command line names.
 
     Attributes:
-        model: The model, "random" or "expert".
-        style_name: The value of --prompt-style.
-        max_tokens: The longest answer; None for what the model was trained to write.
         think: The value of --think. None, for a command without it, is never, except where a server has to decide.
     """
 
-    model: ModelOptions
-    style_name: str | None
-    max_tokens: int | None
+    model: ModelOptions  # the model, "random" or "expert"
+    style_name: str | None  # the value of --prompt-style
+    max_tokens: int | None  # the longest answer; None for what the model was trained to write
     think: str | None
 
     def open(self, note: Callable[[str], None]) -> Policy:

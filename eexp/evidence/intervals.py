@@ -41,14 +41,12 @@ class IntervalParts:
     """The parts of an interval; numbers, or arrays of the same shape where many are computed at once.
 
     Attributes:
-        observed: The plain mean or difference.
-        centre: The middle of the interval.
         tasks, runs: The parts of the variance of the mean.
         task_df, run_df: Their degrees of freedom.
     """
 
-    observed: Array
-    centre: Array
+    observed: Array  # the plain mean or difference
+    centre: Array  # the middle of the interval
     tasks: Array
     runs: Array
     task_df: Array

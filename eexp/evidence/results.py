@@ -17,20 +17,16 @@ class Run:
     """The episodes of one training run, by task.
 
     Attributes:
-        name: The run's name, for messages.
-        successes: Success of every episode.
         refused: Share of the actions of every episode that were refused.
         totals: Sums over the episodes: episodes, successes, steps, invalid, thoughts, cut_off.
-        kinds: The kind of the task.
-        texts: The task as it goes into the hash of the panel.
     """
 
-    name: str
-    successes: dict[Key, list[bool]] = field(default_factory=dict)
+    name: str  # the run's name, for messages
+    successes: dict[Key, list[bool]] = field(default_factory=dict)  # success of every episode
     refused: dict[Key, list[float]] = field(default_factory=dict)
     totals: dict[Key, Counter] = field(default_factory=dict)
-    kinds: dict[Key, str | None] = field(default_factory=dict)
-    texts: dict[Key, str] = field(default_factory=dict)
+    kinds: dict[Key, str | None] = field(default_factory=dict)  # the kind of the task
+    texts: dict[Key, str] = field(default_factory=dict)  # the task as it goes into the hash of the panel
 
     def keep(self, keys: set[Key]) -> Run:
         """Return a run with these tasks alone."""

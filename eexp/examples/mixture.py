@@ -37,17 +37,11 @@ _MARKS = re.compile(r"(?P<name>.*?)(@(?P<share>[^@*/]*))?(\*(?P<weight>[^@*/]*))
 
 @dataclass
 class Source:
-    """A file of examples in a mixture.
+    """A file of examples in a mixture."""
 
-    Attributes:
-        name: The file, "-" for standard input.
-        share: How much of it is taken: 1 for all, 0.5 for a random half, 2 for all of it twice.
-        weight: A factor of the examples' loss weights.
-    """
-
-    name: str
-    share: float = 1.0
-    weight: float = 1.0
+    name: str  # the file, "-" for standard input
+    share: float = 1.0  # how much of it is taken: 1 for all, 0.5 for a random half, 2 for all of it twice
+    weight: float = 1.0  # a factor of the examples' loss weights
 
     @property
     def shown(self) -> str:

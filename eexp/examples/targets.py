@@ -28,14 +28,12 @@ class Target(Struct, frozen=True):
     """The text to predict for an outcome.
 
     Attributes:
-        text: The text.
-        unknown: The parts that are unknown beforehand, as [start, end) in characters of the text, in order.
         kind: "observation", "summary", "changes" where the text holds only the lines that are new, or "verdict" where
             its last line is the kind of the transition (outcomes.TRANSITIONS).
     """
 
-    text: str
-    unknown: list[Range]
+    text: str  # the text
+    unknown: list[Range]  # the parts that are unknown beforehand, as [start, end) in characters of the text, in order
     kind: str = "observation"
 
 

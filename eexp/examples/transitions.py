@@ -12,21 +12,13 @@ from eexp.records.record import alternatives_of, expert_outcome, is_only_shown
 
 
 class Transition(NamedTuple):
-    """A known effect of an action.
+    """A known effect of an action."""
 
-    Attributes:
-        i: The number of the step.
-        name: "expert", or the number of the alternative.
-        action: The action.
-        outcome: Its outcome.
-        target: The text to predict for it.
-    """
-
-    i: int
-    name: str
-    action: str
-    outcome: dict
-    target: Target
+    i: int  # the number of the step
+    name: str  # "expert", or the number of the alternative
+    action: str  # the action
+    outcome: dict  # its outcome
+    target: Target  # the text to predict for it
 
     @property
     def invalid(self) -> bool:

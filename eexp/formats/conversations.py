@@ -38,22 +38,17 @@ class Format:
     """A format of conversations: its keys, its speakers, and where its actions stand.
 
     Attributes:
-        turns: The key of the list of turns.
         speaker, text: The keys of a turn's speaker and of its text.
-        roles: The role of each speaker (SYSTEM, ENVIRONMENT or AGENT).
-        task_keys: Keys that may hold the task's name, the best first.
-        action: MARKED if an action stands after "Action:", WHOLE if it is the agent's whole text.
-        tools: Whether the agent may call tools, as in OpenAI's messages.
         adapt: A function that turns a record of another format into one of this format.
     """
 
-    turns: str
+    turns: str  # the key of the list of turns
     speaker: str
     text: str
-    roles: dict[str, str]
-    task_keys: tuple[str, ...]
-    action: str
-    tools: bool = False
+    roles: dict[str, str]  # the role of each speaker (SYSTEM, ENVIRONMENT or AGENT)
+    task_keys: tuple[str, ...]  # keys that may hold the task's name, the best first
+    action: str  # MARKED if an action stands after "Action:", WHOLE if it is the agent's whole text
+    tools: bool = False  # whether the agent may call tools, as in OpenAI's messages
     adapt: Callable[[dict], dict] | None = None
 
     def adapted(self, record: dict) -> dict:
@@ -95,19 +90,12 @@ _ACTION_LINE, _ACTION = re.compile(r"^[ \t]*Action:", re.MULTILINE), re.compile(
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a tool.
+    """A call of a tool."""
 
-    Attributes:
-        id: The id to which the tool's answer refers.
-        name: The name of the function.
-        arguments: The arguments by name.
-        at: The place of the call in the record, as a JSON path.
-    """
-
-    id: str
-    name: str
-    arguments: dict[str, Any]
-    at: str
+    id: str  # the id to which the tool's answer refers
+    name: str  # the name of the function
+    arguments: dict[str, Any]  # the arguments by name
+    at: str  # the place of the call in the record, as a JSON path
 
     def as_action(self, how: str) -> str:
         """Return the action: the call in Python's notation or, for ARGUMENT, its only argument.
@@ -127,19 +115,14 @@ class Utterance:
     """One turn of a conversation.
 
     Attributes:
-        role: SYSTEM, ENVIRONMENT or AGENT.
-        text: The text of the turn; beside a call, the text that is not the call.
-        at: The place of the text in the record, as a JSON path.
-        loss: The turn's `loss` in AgentTraj-L.
-        call: The action, where it is a call of a tool.
         thought: The agent's thought before the text, from a field of the format or a leading `<think>` block.
     """
 
-    role: str
-    text: str
-    at: str
-    loss: Any = None
-    call: Call | None = None
+    role: str  # SYSTEM, ENVIRONMENT or AGENT
+    text: str  # the text of the turn; beside a call, the text that is not the call
+    at: str  # the place of the text in the record, as a JSON path
+    loss: Any = None  # the turn's `loss` in AgentTraj-L
+    call: Call | None = None  # the action, where it is a call of a tool
     thought: str | None = None
 
 
@@ -148,24 +131,19 @@ class Conversation:
     """A conversation that has been read.
 
     Attributes:
-        instruction: The task in words.
-        steps: Steps as in a trajectory, except that `observation` is None where the agent acts twice in a row.
-        last: The observation after the last action, or None.
         recorded_forms: For each observation and for `last`, the forms in which the record has it: the whole turn, and
             the turn without its label and its list of actions, but with the task.
-        places: For each observation and for `last`, its place in the record, as a JSON path.
-        complete: Whether an empty observation is one that was empty, not one that was not recorded.
         success, score: The end according to the record, where it holds them.
         valid: For each action, whether the environment accepted it; None where the record does not say. Empty where it
             says so of none.
     """
 
-    instruction: str
-    steps: list[dict]
-    last: str | None
+    instruction: str  # the task in words
+    steps: list[dict]  # steps as in a trajectory, except that `observation` is None where the agent acts twice in a row
+    last: str | None  # the observation after the last action, or None
     recorded_forms: list[list[str]]
-    places: list[str]
-    complete: bool = False
+    places: list[str]  # for each observation and for `last`, its place in the record, as a JSON path
+    complete: bool = False  # whether an empty observation is one that was empty, not one that was not recorded
     success: bool | None = None
     score: float | None = None
     valid: list[bool | None] = field(default_factory=list)

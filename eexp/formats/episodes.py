@@ -93,17 +93,11 @@ def source_of(episode: dict) -> dict:
 
 @dataclass(frozen=True)
 class Selection:
-    """Conditions on trajectories that are imported.
+    """Conditions on trajectories that are imported."""
 
-    Attributes:
-        success: Accept only those that succeeded.
-        min_score: Accept only those that ended with this score or a higher one.
-        distinct: Accept only the first of those with the same actions in one task.
-    """
-
-    success: bool = False
-    min_score: float | None = None
-    distinct: bool = False
+    success: bool = False  # accept only those that succeeded
+    min_score: float | None = None  # accept only those that ended with this score or a higher one
+    distinct: bool = False  # accept only the first of those with the same actions in one task
 
     def fault_of_end(self, outcome: dict | None) -> str | None:
         """Return why a trajectory with this outcome (`success`, `score`) is left out, or None."""

@@ -41,23 +41,17 @@ class Log:
     """One run of an agent.
 
     Attributes:
-        id: The id of the record.
-        instruction: The task in words.
-        turns: Dicts of `observation`, `action`, `thought` (or None), and `more`, the turn's other fields.
-        last: The last observation, or None.
         success, score: The end, where it is known.
-        model: The name or the fingerprint of the model.
-        about: The other fields of the record.
     """
 
-    id: str
-    instruction: str
-    turns: list[dict]
-    last: str | None
+    id: str  # the id of the record
+    instruction: str  # the task in words
+    turns: list[dict]  # dicts of `observation`, `action`, `thought` (or None), and `more`, the turn's other fields
+    last: str | None  # the last observation, or None
     success: bool | None
     score: float | None
-    model: str
-    about: dict
+    model: str  # the name or the fingerprint of the model
+    about: dict  # the other fields of the record
 
     def messages(self) -> Iterator[tuple[dict, dict]]:
         """Yield each chat message with the further fields of its turn."""

@@ -185,11 +185,7 @@ class _Other:
 
 @dataclass(frozen=True)
 class _Shape:
-    """The sizes and settings of a model, from its config.json.
-
-    Attributes:
-        recurrent: The layers that are not attention.
-    """
+    """The sizes and settings of a model, from its config.json."""
 
     where: Path
     arch: str
@@ -204,7 +200,7 @@ class _Shape:
     context: int
     tied: bool
     rope: dict
-    recurrent: frozenset[int] = frozenset()
+    recurrent: frozenset[int] = frozenset()  # the layers that are not attention
 
     def linears(self, layer: int) -> dict[str, _Linear]:
         """Return every linear layer of a block, by its module name inside the block."""

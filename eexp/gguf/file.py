@@ -27,17 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a GGUF file.
+    """The header of a GGUF file."""
 
-    Attributes:
-        strings: String values under `eexp.*`, `general.architecture` and `general.type`.
-        special_tokens: Ids of the control tokens and of the unknown token.
-        added_tokens: Ids of the other tokens that a tokenizer finds in a text first of all.
-    """
-
-    strings: dict[str, str]
-    special_tokens: list[int]
-    added_tokens: list[int]
+    strings: dict[str, str]  # string values under `eexp.*`, `general.architecture` and `general.type`
+    special_tokens: list[int]  # ids of the control tokens and of the unknown token
+    added_tokens: list[int]  # ids of the other tokens that a tokenizer finds in a text first of all
 
 
 def read_header(path: str | Path) -> Header:
@@ -188,16 +182,12 @@ def _read_safetensors_header(file: Path) -> dict[str, _StoredTensor]:
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor to write: its name and shape in the file, and a function that reads it as float32.
-
-    Attributes:
-        exact: Whether it stays float32 where other matrices do not, as llama.cpp requires of convolutions.
-    """
+    """A tensor to write: its name and shape in the file, and a function that reads it as float32."""
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
-    exact: bool = False
+    exact: bool = False  # whether it stays float32 where other matrices do not, as llama.cpp requires of convolutions
 
 
 def write_gguf(

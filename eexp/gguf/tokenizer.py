@@ -36,27 +36,16 @@ _SPLITS = (("Isolated", False), ("Removed", True))
 
 @dataclass(frozen=True)
 class GgufVocabulary:
-    """The tokenizer of a GGUF file.
+    """The tokenizer of a GGUF file."""
 
-    Attributes:
-        pre: llama.cpp's name of the pre-tokenizer.
-        tokens: Text of each token.
-        types: Type of each token: 1 normal, 3 control, 4 user-defined, 5 unused.
-        merges: BPE merges, two tokens with a blank between them.
-        ids: Token ids by name; the names are among bos, eos, eot, pad and unk.
-        add_bos: Whether tokenizing a text puts bos before it.
-        add_eos: Whether tokenizing a text puts eos after it.
-        chat_template: The chat template, or several by name; None without one.
-    """
-
-    pre: str
-    tokens: list[str]
-    types: list[int]
-    merges: list[str]
-    ids: dict[str, int]
-    add_bos: bool
-    add_eos: bool
-    chat_template: str | list[dict] | None
+    pre: str  # llama.cpp's name of the pre-tokenizer
+    tokens: list[str]  # text of each token
+    types: list[int]  # type of each token: 1 normal, 3 control, 4 user-defined, 5 unused
+    merges: list[str]  # BPE merges, two tokens with a blank between them
+    ids: dict[str, int]  # token ids by name; the names are among bos, eos, eot, pad and unk
+    add_bos: bool  # whether tokenizing a text puts bos before it
+    add_eos: bool  # whether tokenizing a text puts eos after it
+    chat_template: str | list[dict] | None  # the chat template, or several by name; None without one
 
 
 def read_vocabulary(where: Path, size: int, config: dict) -> GgufVocabulary:

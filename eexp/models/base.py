@@ -35,35 +35,25 @@ class Sample:
     Attributes:
         logprob: Natural log-probability of the text with its stop token, under the model at temperature 1; None where
             the backend does not report it.
-        tokens: Number of tokens, without the stop token.
-        finished: False where the text was cut at the token limit.
-        ids: Token ids of a scored text, the stop token included.
-        logprobs: Log-probability of each of `ids`.
         message: The assistant's message, from a server that was told of functions; it may have calls.
     """
 
     text: str
     logprob: float | None = None
-    tokens: int = 0
-    finished: bool = True
-    ids: Sequence[int] | None = None
-    logprobs: Sequence[float] | None = None
+    tokens: int = 0  # number of tokens, without the stop token
+    finished: bool = True  # False where the text was cut at the token limit
+    ids: Sequence[int] | None = None  # token ids of a scored text, the stop token included
+    logprobs: Sequence[float] | None = None  # log-probability of each of `ids`
     message: Message | None = None
 
 
 @dataclass(frozen=True)
 class PlaySettings:
-    """How to prompt a model, according to its training; None where the training does not say.
+    """How to prompt a model, according to its training; None where the training does not say."""
 
-    Attributes:
-        style: The prompt style.
-        think: "always" for a model that was trained to write thoughts, else "never".
-        max_tokens: Tokens to allow for an answer, from the longest answer in training.
-    """
-
-    style: PromptStyle | None = None
-    think: str | None = None
-    max_tokens: int | None = None
+    style: PromptStyle | None = None  # the prompt style
+    think: str | None = None  # "always" for a model that was trained to write thoughts, else "never"
+    max_tokens: int | None = None  # tokens to allow for an answer, from the longest answer in training
 
     @classmethod
     def of_run(cls, run: dict, source: str) -> PlaySettings:
@@ -98,12 +88,8 @@ class Sampling(Generic[S]):
     """How to draw samples: texts from a model (`Draw`) or actions from a policy (`policy.ActionDraw`).
 
     Attributes:
-        n: Number of samples.
-        temperature: Sampling temperature; 0 is greedy.
-        seed: Decides all draws of the request.
         accept: Judges every sample once, in a fixed order. A sample that it refuses does not count, and another one is
             drawn, until `n` are accepted or `most` were judged. None accepts every sample.
-        most: Maximum number of samples that are judged; `n` if None.
         distinct: Draw complete samples without replacement, the most probable first on average; else independently.
         top_p: At every token, draw from the most probable tokens only, as few as have this share of the probability at
             the sampling temperature (a nucleus).
@@ -113,11 +99,11 @@ class Sampling(Generic[S]):
             draws. None: every sample contends.
     """
 
-    n: int = 1
-    temperature: float = 1.0
-    seed: int = 0
+    n: int = 1  # number of samples
+    temperature: float = 1.0  # sampling temperature; 0 is greedy
+    seed: int = 0  # decides all draws of the request
     accept: Callable[[S], bool] | None = None
-    most: int | None = None
+    most: int | None = None  # maximum number of samples that are judged; `n` if None
     distinct: bool = False
     top_p: float | None = None
     min_p: float | None = None
@@ -129,19 +115,15 @@ class Draw(Sampling[Sample]):
     """A request for `n` texts.
 
     Attributes:
-        prompt: A chat that ends where the assistant is to answer.
-        max_tokens: Maximum number of tokens of a text.
         allowed: The only texts that may be written, enforced token by token; None allows every text.
-        prefix: The beginning of the answer, which is given; the texts do not repeat it.
-        tools: The functions that the prompt shows, and that `Model.message` finds calls of.
     """
 
-    prompt: Messages
+    prompt: Messages  # a chat that ends where the assistant is to answer
     _: KW_ONLY
-    max_tokens: int = 48
+    max_tokens: int = 48  # maximum number of tokens of a text
     allowed: Sequence[str] | None = None
-    prefix: str = ""
-    tools: Sequence[dict] = ()
+    prefix: str = ""  # the beginning of the answer, which is given; the texts do not repeat it
+    tools: Sequence[dict] = ()  # the functions that the prompt shows, and that `Model.message` finds calls of
 
 
 @dataclass(frozen=True)
@@ -149,17 +131,15 @@ class Score:
     """A request for the log-probability of each completion, with its stop token, as an answer to `prompt`.
 
     Attributes:
-        prefix: As in `Draw`.
         ids: Token ids of each completion, the stop token included, where they differ from those that the model's
             tokenizer gives for the text alone (`Model.encode` gives those of training).
-        tools: As in `Draw`.
     """
 
     prompt: Messages
     completions: Sequence[str]
-    prefix: str = ""
+    prefix: str = ""  # as in `Draw`
     ids: Sequence[Sequence[int]] | None = None
-    tools: Sequence[dict] = ()
+    tools: Sequence[dict] = ()  # as in `Draw`
 
 
 Request = Draw | Score
@@ -170,25 +150,15 @@ Samples = list[Sample] | InputError
 
 @dataclass(frozen=True)
 class Engine:
-    """How to run a model in this process. Where a value is None, the backend chooses it for the model.
+    """How to run a model in this process. Where a value is None, the backend chooses it for the model."""
 
-    Attributes:
-        context: Tokens that prompt and answer may take together.
-        threads: CPU threads, for llama.cpp.
-        batch: Tokens evaluated at once, for llama.cpp.
-        cache: Number format of llama.cpp's keys and values: f16, f32 or q8_0.
-        gpu_layers: Number of layers that llama.cpp places on a GPU.
-        flash_attention: Whether llama.cpp uses flash attention.
-        trust_remote_code: Run the Python code that comes with a model of transformers.
-    """
-
-    context: int | None = None
-    threads: int | None = None
-    batch: int | None = None
-    cache: str = "f16"
-    gpu_layers: int | None = None
-    flash_attention: bool | None = None
-    trust_remote_code: bool = False
+    context: int | None = None  # tokens that prompt and answer may take together
+    threads: int | None = None  # CPU threads, for llama.cpp
+    batch: int | None = None  # tokens evaluated at once, for llama.cpp
+    cache: str = "f16"  # number format of llama.cpp's keys and values: f16, f32 or q8_0
+    gpu_layers: int | None = None  # number of layers that llama.cpp places on a GPU
+    flash_attention: bool | None = None  # whether llama.cpp uses flash attention
+    trust_remote_code: bool = False  # run the Python code that comes with a model of transformers
 
 
 class Answering(Protocol[R_contra, A]):

@@ -38,21 +38,14 @@ _BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(ma
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that a tokenizer finds in a text first of all.
-
-    Attributes:
-        special: Whether it is structure, which texts must not write.
-        takes_left: Whether the blanks before it are dropped.
-        takes_right: Whether the blanks after it are dropped.
-        whole_word: Whether it is found only where no letter or digit adjoins it.
-    """
+    """A token that a tokenizer finds in a text first of all."""
 
     id: int
     text: str
-    special: bool
-    takes_left: bool = False
-    takes_right: bool = False
-    whole_word: bool = False
+    special: bool  # whether it is structure, which texts must not write
+    takes_left: bool = False  # whether the blanks before it are dropped
+    takes_right: bool = False  # whether the blanks after it are dropped
+    whole_word: bool = False  # whether it is found only where no letter or digit adjoins it
 
 
 class Tokenizer(ABC):

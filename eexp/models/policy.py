@@ -19,35 +19,24 @@ class State:
     """The state in which an agent acts.
 
     Attributes:
-        instruction: The task in words.
-        steps: The steps before, each with `observation`, `action` and perhaps `thought`.
-        observation: The current observation.
-        admissible: The admissible actions, if they are known.
-        expert: The action of the environment's expert, if it is known.
-        tools: The functions that the environment offers, if it offers any.
         recalled: Past episodes to show before, each as its instruction and its steps.
     """
 
-    instruction: str
-    steps: Sequence[dict]
-    observation: str
-    admissible: list[str] | None = None
-    expert: str | None = None
-    tools: list[dict] | None = None
+    instruction: str  # the task in words
+    steps: Sequence[dict]  # the steps before, each with `observation`, `action` and perhaps `thought`
+    observation: str  # the current observation
+    admissible: list[str] | None = None  # the admissible actions, if they are known
+    expert: str | None = None  # the action of the environment's expert, if it is known
+    tools: list[dict] | None = None  # the functions that the environment offers, if it offers any
     recalled: Sequence[tuple[str, Sequence[dict]]] = ()
 
 
 @dataclass(frozen=True)
 class Proposal(ParsedAnswer):
-    """An action that a policy proposes.
+    """An action that a policy proposes."""
 
-    Attributes:
-        text: The whole text that it was read from; None for a policy that writes none.
-        logprob: Natural log-probability of that text; None where it is not known.
-    """
-
-    text: str | None = None
-    logprob: float | None = None
+    text: str | None = None  # the whole text that it was read from; None for a policy that writes none
+    logprob: float | None = None  # natural log-probability of that text; None where it is not known
 
 
 @dataclass(frozen=True)
@@ -55,13 +44,10 @@ class ActionDraw(Sampling[Proposal]):
     """A request to a policy for `n` actions in a state.
 
     An action is empty where the policy wrote none.
-
-    Attributes:
-        only_admissible: Allow the policy to write nothing but an admissible action.
     """
 
     state: State
-    only_admissible: bool = False
+    only_admissible: bool = False  # allow the policy to write nothing but an admissible action
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,12 @@ from eexp.data import BUILT_IN, TINY
 
 @dataclass(frozen=True)
 class ModelKind:
-    """One kind of model.
+    """One kind of model."""
 
-    Attributes:
-        spec: How it is written on the command line; the words in capitals are placeholders.
-        example: Such a spec.
-        summary: What it is, for lists.
-        needs: What it needs beside the spec, for lists; empty where it needs nothing.
-    """
-
-    spec: str
-    example: str
-    summary: str
-    needs: str = ""
+    spec: str  # how it is written on the command line; the words in capitals are placeholders
+    example: str  # such a spec
+    summary: str  # what it is, for lists
+    needs: str = ""  # what it needs beside the spec, for lists; empty where it needs nothing
 
     @property
     def beginning(self) -> str:

@@ -21,18 +21,12 @@ GROUP = 128
 
 @dataclass
 class _Entry:
-    """An example that was read.
-
-    Attributes:
-        skipped: An earlier run has written it.
-        request: The request for its score; None where it cannot be scored.
-        error: Why it cannot be scored.
-    """
+    """An example that was read."""
 
     example: dict
-    skipped: bool
-    request: Score | None = None
-    error: InputError | None = None
+    skipped: bool  # an earlier run has written it
+    request: Score | None = None  # the request for its score; None where it cannot be scored
+    error: InputError | None = None  # why it cannot be scored
 
 
 def score(

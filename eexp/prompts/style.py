@@ -35,15 +35,11 @@ _Text = Annotated[str, Meta(min_length=1)]
 
 
 class Act(Struct, frozen=True, forbid_unknown_fields=True):
-    """The words around an observation.
-
-    Attributes:
-        list_admissible: Whether the last observation ends with the admissible actions.
-    """
+    """The words around an observation."""
 
     system: str
     task_label: str = "Task:"
-    list_admissible: bool = False
+    list_admissible: bool = False  # whether the last observation ends with the admissible actions
     admissible_label: str = "Possible actions:"
 
 
@@ -71,30 +67,26 @@ class Thought(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         open, close: The marks around it; with `Action.calls`, `close` keeps it apart from an action that is no call.
         absent: Where there is no thought, "omit" leaves out its place, and "empty" leaves it empty.
-        ask: The end of the last observation where a thought is asked for.
-        ask_not: The end of the last observation where none is asked for.
     """
 
     open: str = "Thought: "
     close: _Text = "\n"
     absent: Literal["omit", "empty"] = "omit"
-    ask: str = ""
-    ask_not: str = ""
+    ask: str = ""  # the end of the last observation where a thought is asked for
+    ask_not: str = ""  # the end of the last observation where none is asked for
 
 
 class History(Struct, frozen=True, forbid_unknown_fields=True):
     """The part of the earlier steps that a prompt shows.
 
     Attributes:
-        steps: Number of the latest steps that are shown; None shows all.
         observation_characters: Length to which observations before the last one are cut; None cuts none.
-        thoughts: Whether the agent's earlier thoughts are shown.
         left_out: The text in place of steps that are left out, with {n} for their number.
     """
 
-    steps: Optional[Annotated[int, Meta(ge=1)]] = None
+    steps: Optional[Annotated[int, Meta(ge=1)]] = None  # number of the latest steps that are shown; None shows all
     observation_characters: Optional[Annotated[int, Meta(ge=1)]] = None
-    thoughts: Literal["drop", "keep"] = "drop"
+    thoughts: Literal["drop", "keep"] = "drop"  # whether the agent's earlier thoughts are shown
     left_out: str = "({n} earlier steps are left out.)"
 
 
@@ -102,17 +94,15 @@ class WorldModel(Struct, frozen=True, forbid_unknown_fields=True):
     """The request for the next state, and the marks around the answer.
 
     Attributes:
-        system: The system message; if empty, that of acting.
         request_changes: The request where the answer holds only what is new.
         request_verdict: The request where the answer is one word, the kind of the transition, or ends with it.
-        unchanged: The answer to that request where nothing is new.
     """
 
-    system: str = ""
+    system: str = ""  # the system message; if empty, that of acting
     request: _Text = "What is observed next?"
     request_changes: _Text = "What is new in what is observed next?"
     request_verdict: _Text = "Is it accepted, and does it change anything?"
-    unchanged: _Text = "(Nothing changes.)"
+    unchanged: _Text = "(Nothing changes.)"  # the answer to that request where nothing is new
     open: _Text = "<next_state>\n"
     close: _Text = "\n</next_state>"
 
@@ -176,17 +166,11 @@ class Turns(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Answer(Struct, frozen=True):
-    """The text that a policy is to write, with its parts as `spans` of an example.
+    """The text that a policy is to write, with its parts as `spans` of an example."""
 
-    Attributes:
-        text: The text; beside a call, the thought.
-        spans: Its parts. A call is not in the text, so its span is empty, and at the end.
-        call: The action, where it is a tool call.
-    """
-
-    text: str
-    spans: list[dict]
-    call: Optional[dict] = None
+    text: str  # the text; beside a call, the thought
+    spans: list[dict]  # Its parts. A call is not in the text, so its span is empty, and at the end.
+    call: Optional[dict] = None  # the action, where it is a tool call
 
     def messages(self) -> Messages:
         """Return the answer as the completion of an example."""
@@ -198,13 +182,11 @@ class ParsedAnswer:
     """The parts of a text that a policy has written.
 
     Attributes:
-        action: The action; empty where there is none.
-        thought: The thought before it; empty where there is none.
         cut_off: Whether the text ended at the token limit before its action was complete; the action is empty then.
     """
 
-    action: str
-    thought: str = ""
+    action: str  # the action; empty where there is none
+    thought: str = ""  # the thought before it; empty where there is none
     cut_off: bool = False
 
 

@@ -150,17 +150,11 @@ def unprivate(text: str) -> str:
 
 @dataclass(frozen=True)
 class CallFormat:
-    """The form in which a family of models writes calls.
+    """The form in which a family of models writes calls."""
 
-    Attributes:
-        kind: "object", "named" or "xml".
-        open: The mark before a call; "" where there is none.
-        between: For "named", the regular expression of what stands between name and arguments.
-    """
-
-    kind: str
-    open: str = ""
-    between: str = ""
+    kind: str  # "object", "named" or "xml"
+    open: str = ""  # the mark before a call; "" where there is none
+    between: str = ""  # for "named", the regular expression of what stands between name and arguments
 
     def read(self, text: str, tools: Sequence[dict]) -> Message:
         """Read a model's text as the assistant's message.

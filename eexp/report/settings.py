@@ -9,11 +9,7 @@ from eexp.settings import COMMON, CONFIDENCE, SEED, Finite, Whole, option
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """Settings of `report`.
-
-    Attributes:
-        seed: Of the draw of the tasks whose episodes are in the page.
-    """
+    """Settings of `report`."""
 
     title: str | None = option(None, metavar="TEXT").help(
         "Title of the page.  [default: the names of the directories and files]"
@@ -26,4 +22,4 @@ class ReportSettings:
     megabytes: float = option(4.0, type=Finite(0), metavar="SIZE").help(
         "Most that these episodes may take; further tasks are left out."
     )
-    seed: int = SEED.field()
+    seed: int = SEED.field()  # of the draw of the tasks whose episodes are in the page

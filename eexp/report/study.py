@@ -23,21 +23,13 @@ ENDING = ".episodes.jsonl"
 
 @dataclass
 class StudyRun:
-    """One training run of an arm, and the episodes that its model played.
+    """One training run of an arm, and the episodes that its model played."""
 
-    Attributes:
-        name: The run's directory, relative to that of the study; "" where there is one directory.
-        file: The file of its episodes.
-        settings: The contents of its eexp.json; empty without one.
-        losses: (update, loss), from its metrics.jsonl.
-        validations: (update, {"loss": ...}), from its metrics.jsonl.
-    """
-
-    name: str
-    file: Path
-    settings: dict = field(default_factory=dict)
-    losses: list[tuple[int, float]] = field(default_factory=list)
-    validations: list[tuple[int, dict]] = field(default_factory=list)
+    name: str  # the run's directory, relative to that of the study; "" where there is one directory
+    file: Path  # the file of its episodes
+    settings: dict = field(default_factory=dict)  # the contents of its eexp.json; empty without one
+    losses: list[tuple[int, float]] = field(default_factory=list)  # (update, loss), from its metrics.jsonl
+    validations: list[tuple[int, dict]] = field(default_factory=list)  # (update, {"loss": ...}), from its metrics.jsonl
 
     def episodes(self) -> Iterator[dict]:
         """Yield the episodes, checked. Raises InputError, with its place, for the first bad one."""
@@ -46,17 +38,11 @@ class StudyRun:
 
 @dataclass
 class Arm:
-    """A method of a study.
+    """A method of a study."""
 
-    Attributes:
-        key: Its name in the file names.
-        label: Its name in the page.
-        runs: Its training runs.
-    """
-
-    key: str
-    label: str
-    runs: list[StudyRun]
+    key: str  # its name in the file names
+    label: str  # its name in the page
+    runs: list[StudyRun]  # its training runs
 
 
 def find_arms(

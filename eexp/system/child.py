@@ -55,13 +55,9 @@ def time_limit(default: float = DEFAULT_LIMIT) -> float:
 
 
 class ChildFailed(Exception):
-    """Error raised when a child died, hung or wrote something that is not a single line. It cannot be used any more.
+    """Error raised when a child died, hung or wrote something that is not a single line. It cannot be used any more."""
 
-    Attributes:
-        part: The part of its job that a worker was at, where it reported one (workers/worker.py).
-    """
-
-    part: Any = None
+    part: Any = None  # the part of its job that a worker was at, where it reported one (workers/worker.py)
 
 
 class NotStarted(ChildFailed):
@@ -70,19 +66,12 @@ class NotStarted(ChildFailed):
 
 @dataclass
 class _Guarded:
-    """The guard of a program.
+    """The guard of a program."""
 
-    Attributes:
-        process: The guard's process.
-        lifeline: The writing end of the pipe whose closing makes the guard kill the program.
-        report: The reading end of the pipe on which the guard reports how the program was started.
-        directory: The directory that the guard removes at the end.
-    """
-
-    process: subprocess.Popen
-    lifeline: int
-    report: int
-    directory: str | None
+    process: subprocess.Popen  # the guard's process
+    lifeline: int  # the writing end of the pipe whose closing makes the guard kill the program
+    report: int  # the reading end of the pipe on which the guard reports how the program was started
+    directory: str | None  # the directory that the guard removes at the end
 
     def close_pipes(self) -> None:
         """Close all pipes but the lifeline."""

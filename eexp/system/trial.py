@@ -33,15 +33,10 @@ _FACTS_OF_ARM = frozenset({"CPU implementer", "CPU architecture", "CPU variant",
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """How a trial ended.
+    """How a trial ended."""
 
-    Attributes:
-        status: The exit status, 0 where the function returned; below 0 for a signal.
-        reached: The last part of its work that the function reported.
-    """
-
-    status: int
-    reached: str
+    status: int  # the exit status, 0 where the function returned; below 0 for a signal
+    reached: str  # the last part of its work that the function reported
 
     @property
     def died(self) -> bool:

@@ -49,20 +49,17 @@ class LineBatch:
     """Lines that attention computes in one call, as S sequences of Q queries and K keys in all.
 
     Attributes:
-        queries: [Q] tokens, line by line.
-        keys: [K] tokens of the paths to the ends of the lines, as far as the layer reaches.
         query_ends, key_ends: [S + 1] where each sequence ends, after a 0; int32.
         most_queries, most_keys: Lengths of the longest sequence.
-        window: How many keys each query sees at most; None if all of its path.
     """
 
-    queries: torch.Tensor
-    keys: torch.Tensor
+    queries: torch.Tensor  # [Q] tokens, line by line
+    keys: torch.Tensor  # [K] tokens of the paths to the ends of the lines, as far as the layer reaches
     query_ends: torch.Tensor
     key_ends: torch.Tensor
     most_queries: int
     most_keys: int
-    window: int | None
+    window: int | None  # how many keys each query sees at most; None if all of its path
 
 
 @dataclass
@@ -70,13 +67,11 @@ class AttentionPlan:
     """How layers of one kind attend within a tree of T tokens.
 
     Attributes:
-        lines: Lines that need no mask.
-        blocks: All other queries.
         places: [T] where the output of each token is among those of `lines` and `blocks`; None if in order.
     """
 
-    lines: list[LineBatch]
-    blocks: list[Block]
+    lines: list[LineBatch]  # lines that need no mask
+    blocks: list[Block]  # all other queries
     places: torch.Tensor | None
 
 

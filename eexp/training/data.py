@@ -23,17 +23,11 @@ _SMALLEST_WEIGHT = 1e-30
 
 
 class Segment(NamedTuple):
-    """Tokens of a completion that belong to one span, from the index `start` to where the next segment starts.
+    """Tokens of a completion that belong to one span, from the index `start` to where the next segment starts."""
 
-    Attributes:
-        start: Index of its first token in the row.
-        name: The span's name.
-        weight: Factor of the loss of its tokens.
-    """
-
-    start: int
-    name: str = ""
-    weight: float = 1.0
+    start: int  # index of its first token in the row
+    name: str = ""  # the span's name
+    weight: float = 1.0  # factor of the loss of its tokens
 
 
 @dataclass
@@ -42,25 +36,18 @@ class Row:
 
     Attributes:
         ids: The tokens up to the last target; four bytes each, for a row has its whole history, and a run all its rows.
-        n_prompt: Number of tokens before the completion.
-        weight: Factor of the loss of all targets.
-        group: The trajectory that the example was made from.
-        kind: The example's kind.
-        segments: Those of all tokens from n_prompt on, in order; by default one of weight 1.
         n_completion: Number of tokens of the completion, including those after the last target, which `ids` lacks.
-        thought: Whether there is a thought in it.
-        id: The example's id, for messages.
     """
 
     ids: array[int]
-    n_prompt: int
-    weight: float
-    group: str | None = None
-    kind: str = ""
-    segments: Sequence[Segment] = ()
+    n_prompt: int  # number of tokens before the completion
+    weight: float  # factor of the loss of all targets
+    group: str | None = None  # the trajectory that the example was made from
+    kind: str = ""  # the example's kind
+    segments: Sequence[Segment] = ()  # those of all tokens from n_prompt on, in order; by default one of weight 1
     n_completion: int = 0
-    thought: bool = False
-    id: str = ""
+    thought: bool = False  # whether there is a thought in it
+    id: str = ""  # the example's id, for messages
 
     def __post_init__(self) -> None:
         if not isinstance(self.ids, array):

@@ -33,29 +33,22 @@ class Job:
     """A training run that is planned, before any update is computed and any file is written.
 
     Attributes:
-        objective: What the run learns.
-        model: The model to train, with its adapter if it has one.
-        dtype: The type that passes are computed in.
-        updates: Indices into `rows`, for every update.
-        packing: How rows share a pass.
         target_budget: Target tokens that all updates together should have; None without `--budget-like`.
         update_weight: What the losses of every update are divided by; None for the weight of its own targets.
-        validation_rows: The rows to validate with.
-        run: The contents of eexp.json, so far.
     """
 
     settings: Settings
-    objective: Objective
-    model: PreTrainedModel
+    objective: Objective  # what the run learns
+    model: PreTrainedModel  # the model to train, with its adapter if it has one
     tokenizer: PreTrainedTokenizerBase
-    dtype: torch.dtype
+    dtype: torch.dtype  # the type that passes are computed in
     rows: list[Row]
-    updates: Updates
-    packing: Packing
+    updates: Updates  # indices into `rows`, for every update
+    packing: Packing  # how rows share a pass
     target_budget: int | None = None
     update_weight: float | None = None
-    validation_rows: list[Row] = field(default_factory=list)
-    run: dict[str, Any] = field(default_factory=dict)
+    validation_rows: list[Row] = field(default_factory=list)  # the rows to validate with
+    run: dict[str, Any] = field(default_factory=dict)  # the contents of eexp.json, so far
 
     def budget_warning(self) -> str | None:
         """Return a warning if the budget of target tokens is exceeded, since every update has at least one example."""

@@ -23,19 +23,14 @@ class Part:
     """The tensors of one pass: R texts (one tree, or R padded rows), K columns with logits, N targets.
 
     Attributes:
-        inputs: Arguments of the model: input_ids [R, tokens] and what belongs to them.
-        keep: [K] the columns whose logits are computed.
-        logit_index: [N] the place of each target's logits among the flattened [R * K].
-        tokens: [N] the token to predict.
-        weights: [N] the weight of its loss.
         row_targets: For each row, in the order given, which of the N are its targets; rows of a tree may share them.
     """
 
-    inputs: dict[str, Any]
-    keep: torch.Tensor
-    logit_index: torch.Tensor
-    tokens: torch.Tensor
-    weights: torch.Tensor
+    inputs: dict[str, Any]  # arguments of the model: input_ids [R, tokens] and what belongs to them
+    keep: torch.Tensor  # [K] the columns whose logits are computed
+    logit_index: torch.Tensor  # [N] the place of each target's logits among the flattened [R * K]
+    tokens: torch.Tensor  # [N] the token to predict
+    weights: torch.Tensor  # [N] the weight of its loss
     row_targets: Sequence[Sequence[int]]
 
 
@@ -45,13 +40,11 @@ class Packing:
 
     Attributes:
         cut: Yields rows in parts of at most so many tokens, or of one row that alone has more.
-        size: Returns the tokens that are computed for the rows of a part.
-        part: Returns the tensors of a part, on a device.
     """
 
     cut: Callable[[Sequence[Row], int], Iterator[list[Row]]]
-    size: Callable[[Sequence[Row]], int]
-    part: Callable[[Sequence[Row], torch.device | str], Part]
+    size: Callable[[Sequence[Row]], int]  # returns the tokens that are computed for the rows of a part
+    part: Callable[[Sequence[Row], torch.device | str], Part]  # returns the tensors of a part, on a device
 
 
 def target_losses(model: torch.nn.Module, part: Part) -> torch.Tensor:

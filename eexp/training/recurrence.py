@@ -45,49 +45,30 @@ States = dict[tuple[str, int], torch.Tensor]  # (kind, number) -> [runs, ...]
 
 @dataclass
 class TokenRun:
-    """Tokens of a path that a layer computes in one go.
+    """Tokens of a path that a layer computes in one go."""
 
-    Attributes:
-        tokens: Their indices in the tree.
-        before: Index of the run at whose end it starts; None for one that starts at a root.
-        continued: Whether other runs start at its end.
-        level: Number of runs before it on its path.
-    """
-
-    tokens: list[int]
-    before: int | None
-    continued: bool
-    level: int
+    tokens: list[int]  # their indices in the tree
+    before: int | None  # index of the run at whose end it starts; None for one that starts at a root
+    continued: bool  # whether other runs start at its end
+    level: int  # number of runs before it on its path
 
 
 @dataclass
 class WalkStep:
-    """A call of a layer: R runs side by side, padded at their ends to N tokens.
+    """A call of a layer: R runs side by side, padded at their ends to N tokens."""
 
-    Attributes:
-        tokens: [R, N] indices in the tree; padding repeats the run's last token.
-        sources: Earlier steps whose states, side by side, have those that the runs start from; empty for none.
-        rows: [R] which of these states each run starts from.
-        continued: Whether later steps start at its end.
-    """
-
-    tokens: torch.Tensor
-    sources: list[int]
-    rows: torch.Tensor
-    continued: bool
+    tokens: torch.Tensor  # [R, N] indices in the tree; padding repeats the run's last token
+    sources: list[int]  # earlier steps whose states, side by side, have those that the runs start from; empty for none
+    rows: torch.Tensor  # [R] which of these states each run starts from
+    continued: bool  # whether later steps start at its end
 
 
 @dataclass
 class Walk:
-    """The calls that compute a tree of T tokens.
+    """The calls that compute a tree of T tokens."""
 
-    Attributes:
-        steps: They, in order.
-        places: [T] where the output of each token is among those of all calls, [R * N] each.
-    """
-
-    steps: list[WalkStep]
-    places: torch.Tensor
+    steps: list[WalkStep]  # the calls, in order
+    places: torch.Tensor  # [T] where the output of each token is among those of all calls, [R * N] each
 
 
 class WalkedTree(Protocol):

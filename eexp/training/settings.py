@@ -11,21 +11,13 @@ from eexp.settings import FILE, SEED, TRUST_REMOTE_CODE, Finite, Whole, Word, ki
 
 @dataclass(frozen=True)
 class ObjectiveKind:
-    """One objective, as the command line and a run choose it.
+    """One objective, as the command line and a run choose it."""
 
-    Attributes:
-        name: The value of `--objective` that chooses it.
-        path: Its class, as module:class (eexp/training/objectives/base.py).
-        record_types: The types of the records that it learns from.
-        own_settings: The settings that only this value of `--objective` takes.
-        chosen_by: The setting that, where it is given, chooses it among the objectives of one name.
-    """
-
-    name: str
-    path: str
-    record_types: tuple[str, ...] = ("example",)
-    own_settings: tuple[str, ...] = ()
-    chosen_by: str | None = None
+    name: str  # the value of `--objective` that chooses it
+    path: str  # its class, as module:class (eexp/training/objectives/base.py)
+    record_types: tuple[str, ...] = ("example",)  # the types of the records that it learns from
+    own_settings: tuple[str, ...] = ()  # the settings that only this value of `--objective` takes
+    chosen_by: str | None = None  # the setting that, where it is given, chooses it among the objectives of one name
 
 
 #: Of several objectives with one name, the first is that of a run without the settings that choose the others.

@@ -24,28 +24,22 @@ class Draft:
     """A reflection on one state, from the request for it to the example.
 
     Attributes:
-        situation: The state.
         skipped: Whether an earlier run has written it. It is requested all the same, so that batches hold the same
             requests, but it is neither counted nor written.
         text, author: The accepted text, and the model or the rule that wrote it.
         refused: The texts that were refused, each with its guard and its fault.
-        left_out: The reason why a rule says nothing about the state, for the summary.
-        error: The reason why the state is set aside.
-        dropped: The reason why the state gets no reflection, where that is no error.
-        counts: Numbers for the summary.
-        more: Further fields of the example.
     """
 
-    situation: Situation
+    situation: Situation  # the state
     skipped: bool = False
     text: str = ""
     author: str = ""
     refused: list[dict[str, str]] = field(default_factory=list)
-    left_out: str = ""
-    error: InputError | None = None
-    dropped: InputError | None = None
-    counts: dict[str, int] = field(default_factory=dict)
-    more: dict[str, Any] = field(default_factory=dict)
+    left_out: str = ""  # the reason why a rule says nothing about the state, for the summary
+    error: InputError | None = None  # the reason why the state is set aside
+    dropped: InputError | None = None  # the reason why the state gets no reflection, where that is no error
+    counts: dict[str, int] = field(default_factory=dict)  # numbers for the summary
+    more: dict[str, Any] = field(default_factory=dict)  # further fields of the example
 
     def count(self, what: str, n: int = 1) -> None:
         """Add to a number for the summary."""

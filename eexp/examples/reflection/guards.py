@@ -88,17 +88,11 @@ CONTENT_GUARDS: dict[str, Guard] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement of the guards on a text.
+    """The judgement of the guards on a text."""
 
-    Attributes:
-        text: The text without further copies of itself.
-        guard: The guard that refuses it, or "".
-        fault: The fault in words, or "".
-    """
-
-    text: str
-    guard: str = ""
-    fault: str = ""
+    text: str  # the text without further copies of itself
+    guard: str = ""  # the guard that refuses it, or ""
+    fault: str = ""  # the fault in words, or ""
 
 
 def judge(text: str, situation: Situation, guards: GuardSettings, finished: bool = True) -> Verdict:

@@ -25,18 +25,15 @@ class Situation:
     """A state of a trajectory, with the outcomes of its actions.
 
     Attributes:
-        outcome: The outcome of the expert's action, or None.
         contenders: The executed alternatives that did worse, in the order of the record.
-        as_good: The number of executed alternatives that did as well.
-        left_out: The reason why no reflection is written, or "".
     """
 
     trajectory: dict
     i: int
-    outcome: dict | None
+    outcome: dict | None  # the outcome of the expert's action, or None
     contenders: list[dict] = field(default_factory=list)
-    as_good: int = 0
-    left_out: str = ""
+    as_good: int = 0  # the number of executed alternatives that did as well
+    left_out: str = ""  # the reason why no reflection is written, or ""
 
     @property
     def step(self) -> dict:

@@ -30,15 +30,10 @@ _WIDTH = 256
 
 @dataclass(frozen=True)
 class KernelCrash:
-    """What ends a process on this machine.
+    """What ends a process on this machine."""
 
-    Attributes:
-        computing: What it computes in: a type such as "bfloat16", or FOUR_BITS.
-        reason: What ends, and by which signal, in words.
-    """
-
-    computing: str
-    reason: str
+    computing: str  # what it computes in: a type such as "bfloat16", or FOUR_BITS
+    reason: str  # what ends, and by which signal, in words
 
 
 def crash_of(dtype: torch.dtype, four_bit: bool = False) -> KernelCrash | None:

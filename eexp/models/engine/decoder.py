@@ -47,19 +47,14 @@ class Decoder(Protocol):
     """A model's memory, and the evaluation of tokens in it.
 
     Attributes:
-        sequences: Number of sequences.
-        cells: Number of tokens that fit in; a token that several sequences share counts once.
-        batch: Maximum number of items evaluated at once.
-        outputs: Maximum number of items of a batch whose logits are returned.
-        step: Number of texts that are written side by side most efficiently.
         cuts: Whether a sequence can be forked and trimmed at any of its tokens. If not, no item is of two sequences.
     """
 
-    sequences: int
-    cells: int
-    batch: int
-    outputs: int
-    step: int
+    sequences: int  # number of sequences
+    cells: int  # number of tokens that fit in; a token that several sequences share counts once
+    batch: int  # maximum number of items evaluated at once
+    outputs: int  # maximum number of items of a batch whose logits are returned
+    step: int  # number of texts that are written side by side most efficiently
     cuts: bool
 
     def decode(self, items: Sequence[Item]) -> list[Logits]:

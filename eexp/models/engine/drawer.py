@@ -29,15 +29,13 @@ class DrawJob:
     """A request that is being answered.
 
     Attributes:
-        branch: Its prompt, and what the tree holds of its texts.
-        evictions: Number of times that it lost all its chains.
         open_nodes: Those of its search since the latest step, for a schedule that needs them (states.py).
     """
 
     request: Draw
     search: Search
-    branch: Branch
-    evictions: int = 0
+    branch: Branch  # its prompt, and what the tree holds of its texts
+    evictions: int = 0  # number of times that it lost all its chains
     open_nodes: list[Node] | None = None
 
     @property

@@ -28,25 +28,15 @@ MARKS_OF_EPISODE = 3  # usually; see Marks for the limit
 
 @dataclass(eq=False)
 class _EpisodeTokens:
-    """The sequence of an episode.
+    """The sequence of an episode."""
 
-    Attributes:
-        ids: Tokens in memory.
-        ahead: Tokens to be evaluated.
-        search: The answer that is being written; None between requests.
-        prompt: Number of tokens of the latest prompt.
-        shared: Number of tokens that it shares with the memory of the one before.
-        changed: Number of tokens at the end of a prompt that the next one did not have.
-        marks: Numbers of tokens at which the sequence is to be marked.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    ahead: list[int] = field(default_factory=list)
-    search: Search | None = None
-    prompt: int = 0
-    shared: int = 0
-    changed: int = 0
-    marks: set[int] = field(default_factory=set)
+    ids: list[int] = field(default_factory=list)  # tokens in memory
+    ahead: list[int] = field(default_factory=list)  # tokens to be evaluated
+    search: Search | None = None  # the answer that is being written; None between requests
+    prompt: int = 0  # number of tokens of the latest prompt
+    shared: int = 0  # number of tokens that it shares with the memory of the one before
+    changed: int = 0  # number of tokens at the end of a prompt that the next one did not have
+    marks: set[int] = field(default_factory=set)  # numbers of tokens at which the sequence is to be marked
 
     def continue_to(self, prompt: list[int], shared: int, kept: int) -> None:
         """Go on to a prompt.

@@ -52,14 +52,12 @@ class Branch:
     """The part of a tree that belongs to one request.
 
     Attributes:
-        prompt: Tokens of its prompt.
-        chains: Its chains, in the order in which they were forked.
         detached: Number of cells of the prompt that are detached from the trunk; where several branches share them,
             those with the longest prompt count.
     """
 
-    prompt: list[int]
-    chains: list[Chain] = field(default_factory=list)
+    prompt: list[int]  # tokens of its prompt
+    chains: list[Chain] = field(default_factory=list)  # its chains, in the order in which they were forked
     detached: int = 0
 
     def holding(self, depth: int, node: Node | None) -> Chain | None:

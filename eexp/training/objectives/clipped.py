@@ -33,13 +33,9 @@ POLICY = "policy"
 
 @dataclass
 class OwnRow(Row):
-    """One of the agent's own answers as a row.
+    """One of the agent's own answers as a row."""
 
-    Attributes:
-        before: The log-probability of each target before the first update, once that is known.
-    """
-
-    before: Sequence[float] = ()
+    before: Sequence[float] = ()  # the log-probability of each target before the first update, once that is known
 
 
 class Clipped(Likelihood):

@@ -36,17 +36,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class AnswerRow(Row):
-    """One answer of a preference as a row.
+    """One answer of a preference as a row."""
 
-    Attributes:
-        pair: The number of the preference in the run.
-        is_chosen: Whether it is the better answer.
-        reference: Its log-probability under the reference, once that is known.
-    """
-
-    pair: int = 0
-    is_chosen: bool = False
-    reference: float = 0.0
+    pair: int = 0  # the number of the preference in the run
+    is_chosen: bool = False  # whether it is the better answer
+    reference: float = 0.0  # its log-probability under the reference, once that is known
 
 
 class Preferences(Objective):
