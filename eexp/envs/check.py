@@ -451,9 +451,6 @@ class Checker:
             between: Called with the number of every state but the last; the episode ends where it returns False.
             on_path: Whether the expert's actions are compared; False where `between` takes other actions here, after
                 which an expert that knows one path only has none.
-
-        Raises:
-            _ContractBroken: Something differs.
         """
         observation = self._ask("reset", episode.task, env=env)
         instruction = self._ask("instruction", env=env)

@@ -159,11 +159,7 @@ def difference(first: Array, second: Array, episodes: tuple[float, float] = (1, 
     """Estimate second - first for one comparison, as `difference_parts`; None for fewer than two tasks."""
     if first.shape[-1] < 2:
         return None
-    return _single(difference_parts(first, second, episodes))
-
-
-def _single(parts: IntervalParts) -> Estimate:
-    """Return the parts of a single comparison as numbers."""
+    parts = difference_parts(first, second, episodes)
     return Estimate(*(getattr(parts, name).item() for name in IntervalParts.__dataclass_fields__))
 
 

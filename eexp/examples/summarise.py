@@ -26,7 +26,6 @@ class _Passage:
     Attributes:
         holders: The steps and outcomes of a trajectory that hold it, copies that may be changed.
         place: The JSON path of the first of them.
-        summary: The summary, once there is one.
         fault, text: The last text that was refused, and why.
     """
 

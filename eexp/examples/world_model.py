@@ -47,7 +47,7 @@ def world_model_data(
         for t in trajectories:
             try:
                 transitions = _chosen_transitions(t, style, settings, count)
-                skipped = [skip(_id_of(t, transition)) for transition in transitions]
+                skipped = [skip(example_id(t, _name(transition))) for transition in transitions]
                 if all(skipped):
                     continue
                 examples: Iterable[dict] = _examples_of(t, style, settings, transitions)
@@ -111,11 +111,6 @@ def _chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSetting
     within = cap_invalid(remaining, settings.max_invalid_fraction, seed_of(settings.seed, t["id"]))
     count(TOO_MANY_INVALID, len(remaining) - len(within))
     return within
-
-
-def _id_of(t: dict, transition: Transition) -> str:
-    """Return the id of the example that a transition of a trajectory becomes."""
-    return example_id(t, _name(transition))
 
 
 def _name(transition: Transition) -> str:

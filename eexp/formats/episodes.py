@@ -18,11 +18,7 @@ _TAKEN_OVER = {"type", "env", "task", "instruction", "tools", "transcript", "fin
 
 
 def conversation_of(episode: dict) -> Conversation:
-    """Return an episode's turns as a conversation, for a replay.
-
-    Raises:
-        InputError: The episode has no turns.
-    """
+    """Return an episode's turns as a conversation, for a replay. Raises InputError if the episode has no turns."""
     turns = episode.get("transcript") or []
     if not turns:
         raise InputError("no action in it", "$.transcript")

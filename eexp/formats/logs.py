@@ -432,8 +432,6 @@ def _adapted(own: dict, name: Any, messages: list[dict], rest: dict, more: Any) 
     Args:
         own: The fields that eexp has exported, or {}; the id of their task is the record's id.
         name: The id of a record that eexp has not exported.
-        messages: The chat messages.
-        rest: The other fields of the log.
         more: The log's further data, of which `own` is a part.
     """
     task = own.get("task")

@@ -75,7 +75,7 @@ class Rows:
         if not isinstance(messages, list):
             raise InputError("missing" if messages is None else "expected an array", "$.messages")
         own = _own_fields(row)
-        if own is not None and messages and any(_has_calls(message) for message in messages):
+        if own is not None and messages and any(isinstance(it, dict) and it.get("tool_calls") for it in messages):
             yield self._written_here(messages, own, row.get("tools"))
             return
         chat = [_read_message(message, f"$.messages[{i}]") for i, message in enumerate(messages)]
@@ -182,10 +182,6 @@ def _read_message(message: Any, at: str) -> _ChatMessage:
     thought = f"{text}\n\n" if text else ""
     actions = "\n".join(call.as_action(WHOLE) for call in calls_of(calls, f"{at}.tool_calls"))
     return _ChatMessage(role, thought + actions, len(thought))
-
-
-def _has_calls(message: Any) -> bool:
-    return isinstance(message, dict) and bool(message.get("tool_calls"))
 
 
 def _is_name(value: Any) -> bool:

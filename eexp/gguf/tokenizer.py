@@ -65,7 +65,8 @@ def read_vocabulary(where: Path, size: int, config: dict) -> GgufVocabulary:
     _refuse_unsupported_tokenizer(where, tokenizer)
     tokens, types = _read_tokens(where, tokenizer, size, _named(settings))
     by_text = {token: number for number, token in enumerate(tokens)}
-    template = _read_chat_template(where, settings)
+    file = where / "chat_template.jinja"
+    template = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
     ids = _read_special_ids(where, settings, config, tokenizer, by_text)
     special = {tokens[number] for number, kind in enumerate(types) if kind == 3}
     texts = {name: tokens[number] for name, number in ids.items()}
@@ -171,11 +172,6 @@ def _adds_specials(settings: dict, tokenizer: dict, texts: dict[str, str]) -> tu
         ends = [part.get("SpecialToken", {}).get("id", 0) for part in (template[0], template[-1])]
         added = ends[0] == texts.get("bos"), ends[1] == texts.get("eos")
     return added[0] and "bos" in texts, added[1] and "eos" in texts
-
-
-def _read_chat_template(where: Path, settings: dict) -> str | list[dict] | None:
-    file = where / "chat_template.jinja"
-    return file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
 
 
 def _end_of_turn(template: str | list[dict] | None, special: set[str], texts: dict[str, str]) -> str | None:

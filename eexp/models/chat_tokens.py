@@ -349,11 +349,11 @@ class _Finder:
     def find(self, text: str) -> list[tuple[int, int, AddedToken]]:
         """Return the tokens found, as (start, end, token)."""
         matches = [(m.start(), m.end(), self._tokens[m[0]]) for m in self._pattern.finditer(text)]
-        return [(s, e, t) for s, e, t in matches if not (t.whole_word and _adjoined(text, s, e))]
-
-
-def _adjoined(text: str, start: int, end: int) -> bool:
-    return bool(re.search(r"\w\Z", text[:start]) or re.match(r"\w", text[end:]))
+        return [
+            (s, e, t)
+            for s, e, t in matches
+            if not (t.whole_word and (re.search(r"\w\Z", text[:s]) or re.match(r"\w", text[e:])))
+        ]
 
 
 def _any_of(words: Iterable[str]) -> str:

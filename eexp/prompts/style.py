@@ -174,7 +174,8 @@ class Answer(Struct, frozen=True):
 
     def messages(self) -> Messages:
         """Return the answer as the completion of an example."""
-        return [_answer_message(self.text, self.call)]
+        message = _message("assistant", self.text)
+        return [message if self.call is None else {**message, "tool_calls": [self.call]}]
 
 
 @dataclass(frozen=True)
@@ -192,11 +193,6 @@ class ParsedAnswer:
 
 def _message(role: str, content: str) -> Message:
     return {"role": role, "content": content}
-
-
-def _answer_message(text: str, call: dict | None) -> Message:
-    message = _message("assistant", text)
-    return message if call is None else {**message, "tool_calls": [call]}
 
 
 class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):

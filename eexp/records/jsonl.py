@@ -198,7 +198,6 @@ def _array(text: bytes, source: io.BufferedReader, label: str) -> Iterator[bytes
     Args:
         text: The beginning of the array.
         source: The file, in which the array goes on.
-        label: The file's name in messages.
 
     Raises:
         InputError: The file does not end with the array.
@@ -353,11 +352,7 @@ def _status_of_stdout() -> os.stat_result | None:
 
 
 def append(line: bytes, name: str) -> None:
-    """Add a line to a file, or to standard output if its name is "-".
-
-    Raises:
-        EexpError: It cannot be written.
-    """
+    """Add a line to a file, or to standard output if its name is "-". Raises EexpError if it cannot be written."""
     if name == STDIN:
         write_to_stdout(line)
         return

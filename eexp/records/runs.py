@@ -245,11 +245,7 @@ def _read_json(path: Path) -> dict:
 
 
 def text_value(config: dict, key: str, source: str) -> str | None:
-    """Return a value that is a text, or None where it is absent.
-
-    Raises:
-        EexpError: It is no text.
-    """
+    """Return a value that is a text, or None where it is absent. Raises EexpError if it is no text."""
     value = config.get(key)
     if value is not None and not isinstance(value, str):
         raise EexpError(f"{source}: $.{key}: expected a string, got {type(value).__name__}")

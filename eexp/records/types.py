@@ -16,22 +16,26 @@ from msgspec import Meta, Struct
 from eexp.errors import InputError, short
 from eexp.records.record import LARGEST_WEIGHT
 
+
+def _note(text: str) -> Meta:
+    """Return what a field says of itself in its JSON Schema."""
+    return Meta(description=text)
+
+
 # Optional[...] rather than `| None`: msgspec evaluates these annotations, and Python 3.10 is supported.
 
-_Lineage = Annotated[
-    list[str], Meta(description="the stages that made the record, with version and settings, oldest first")
-]
+_Lineage = Annotated[list[str], _note("the stages that made the record, with version and settings, oldest first")]
 _Range = Annotated[list[int], Meta(min_length=2, max_length=2)]
 _Unknown = Annotated[
     Optional[list[_Range]],
-    Meta(description="[start, end) of the parts of the observation that nothing before in the episode determines"),
+    _note("[start, end) of the parts of the observation that nothing before in the episode determines"),
 ]
 _Changed = Annotated[
-    Optional[bool], Meta(description="true where the action changed the state, though the text may repeat the last one")
+    Optional[bool], _note("true where the action changed the state, though the text may repeat the last one")
 ]
-_Screenshot = Annotated[Optional[str], Meta(description="file of a picture of the observation, where one was kept")]
-_Summary = Annotated[Optional[str], Meta(description="the observation in fewer words, by `eexp summarise`")]
-_PromptStyle = Annotated[Optional[str], Meta(description="name@fingerprint of the words around a state")]
+_Screenshot = Annotated[Optional[str], _note("file of a picture of the observation, where one was kept")]
+_Summary = Annotated[Optional[str], _note("the observation in fewer words, by `eexp summarise`")]
+_PromptStyle = Annotated[Optional[str], _note("name@fingerprint of the words around a state")]
 
 
 class Function(Struct, kw_only=True):
@@ -39,7 +43,7 @@ class Function(Struct, kw_only=True):
 
     name: str
     description: str = ""
-    parameters: Annotated[dict[str, Any], Meta(description="JSON Schema of an object: the arguments by name")] = {}
+    parameters: Annotated[dict[str, Any], _note("JSON Schema of an object: the arguments by name")] = {}
 
 
 class Tool(Struct, kw_only=True):
@@ -49,7 +53,7 @@ class Tool(Struct, kw_only=True):
     function: Function
 
 
-_Tools = Annotated[Optional[list[Tool]], Meta(description="the functions that the environment offers from here on")]
+_Tools = Annotated[Optional[list[Tool]], _note("the functions that the environment offers from here on")]
 
 
 class Outcome(Struct, kw_only=True):
@@ -57,9 +61,9 @@ class Outcome(Struct, kw_only=True):
 
     observation: str
     done: bool = False
-    score: Annotated[Optional[float], Meta(description="0 to 1, as the environment scores the episode so far")] = None
-    valid: Annotated[bool, Meta(description="false where the environment refused the action")] = True
-    success: Annotated[Optional[bool], Meta(description="as the environment judges; null while it cannot tell")] = None
+    score: Annotated[Optional[float], _note("0 to 1, as the environment scores the episode so far")] = None
+    valid: Annotated[bool, _note("false where the environment refused the action")] = True
+    success: Annotated[Optional[bool], _note("as the environment judges; null while it cannot tell")] = None
     unknown: _Unknown = None
     changed: _Changed = None
     screenshot: _Screenshot = None
@@ -71,24 +75,20 @@ class LaterStep(Outcome, kw_only=True):
     """An action that a policy took after an alternative, and its outcome."""
 
     action: str
-    thought: Annotated[Optional[str], Meta(description="the policy's thought before the action")] = None
+    thought: Annotated[Optional[str], _note("the policy's thought before the action")] = None
 
 
 class Alternative(Struct, kw_only=True):
     """An action other than the expert's, and its outcome."""
 
     action: str
-    source: Annotated[str, Meta(description="policy, admissible or program")]
-    logprob: Annotated[
-        Optional[float], Meta(description="log-probability of the whole text drawn, under the policy")
-    ] = None
-    outcome: Annotated[Optional[Outcome], Meta(description="null until `eexp rollout`, or where it refused")] = None
-    refused: Annotated[Optional[str], Meta(description="the reason why `eexp rollout` did not trust this branch")] = (
-        None
-    )
-    pool: Annotated[Optional[str], Meta(description="the name given by `eexp branch --pool`")] = None
+    source: Annotated[str, _note("policy, admissible or program")]
+    logprob: Annotated[Optional[float], _note("log-probability of the whole text drawn, under the policy")] = None
+    outcome: Annotated[Optional[Outcome], _note("null until `eexp rollout`, or where it refused")] = None
+    refused: Annotated[Optional[str], _note("the reason why `eexp rollout` did not trust this branch")] = None
+    pool: Annotated[Optional[str], _note("the name given by `eexp branch --pool`")] = None
     then: Annotated[
-        Optional[list[LaterStep]], Meta(description="what a policy did after it, in `eexp follow`; null until then")
+        Optional[list[LaterStep]], _note("what a policy did after it, in `eexp follow`; null until then")
     ] = None
 
 
@@ -97,20 +97,18 @@ class Step(Struct, kw_only=True):
 
     observation: str
     action: str
-    admissible: Annotated[Optional[list[str]], Meta(description="actions the state accepts, maybe a sample")] = None
-    admissible_count: Annotated[Optional[int], Meta(description="number of admissible actions before sampling")] = None
-    thought: Annotated[Optional[str], Meta(description="the expert's thought before the action")] = None
-    notes: Annotated[Optional[str], Meta(description="the environment's account of what is known and still needed")] = (
-        None
+    admissible: Annotated[Optional[list[str]], _note("actions the state accepts, maybe a sample")] = None
+    admissible_count: Annotated[Optional[int], _note("number of admissible actions before sampling")] = None
+    thought: Annotated[Optional[str], _note("the expert's thought before the action")] = None
+    notes: Annotated[Optional[str], _note("the environment's account of what is known and still needed")] = None
+    mistake: Annotated[bool, _note("an alternative put in by `eexp recover`: part of the history, never imitated")] = (
+        False
     )
-    mistake: Annotated[
-        bool, Meta(description="an alternative put in by `eexp recover`: part of the history, never imitated")
-    ] = False
     repeated: Annotated[
-        bool, Meta(description="stands in another correction of the same episode, too (`eexp correct`); imitated there")
+        bool, _note("stands in another correction of the same episode, too (`eexp correct`); imitated there")
     ] = False
     noise: Annotated[
-        bool, Meta(description="drawn by `eexp expert --noise` instead of the expert's action; imitated like any other")
+        bool, _note("drawn by `eexp expert --noise` instead of the expert's action; imitated like any other")
     ] = False
     unknown: _Unknown = None
     changed: _Changed = None
@@ -125,19 +123,13 @@ class Trajectory(Struct, kw_only=True):
 
     type: Literal["trajectory"]
     id: str
-    env: Annotated[str, Meta(description="environment spec, as given to `eexp expert`")]
-    task: Annotated[
-        dict[str, Any], Meta(description="id, split, and all that the environment needs to start the task again")
-    ]
-    instruction: Annotated[str, Meta(description="the task in words")]
+    env: Annotated[str, _note("environment spec, as given to `eexp expert`")]
+    task: Annotated[dict[str, Any], _note("id, split, and all that the environment needs to start the task again")]
+    instruction: Annotated[str, _note("the task in words")]
     steps: list[Step]
-    tools: Annotated[
-        Optional[list[Tool]], Meta(description="the functions that the environment offers at the beginning")
-    ] = None
-    outcome: Annotated[Optional[Outcome], Meta(description="the outcome of the last action")] = None
-    origin: Annotated[
-        Optional[str], Meta(description="id of the trajectory of which this is a variant; see eexp recover")
-    ] = None
+    tools: Annotated[Optional[list[Tool]], _note("the functions that the environment offers at the beginning")] = None
+    outcome: Annotated[Optional[Outcome], _note("the outcome of the last action")] = None
+    origin: Annotated[Optional[str], _note("id of the trajectory of which this is a variant; see eexp recover")] = None
     lineage: _Lineage = []
 
 
@@ -145,7 +137,7 @@ class CalledFunction(Struct, kw_only=True):
     """The function of a call, and its arguments."""
 
     name: str
-    arguments: Annotated[dict[str, Any], Meta(description="by name; an object, and not its JSON as a string")]
+    arguments: Annotated[dict[str, Any], _note("by name; an object, and not its JSON as a string")]
 
 
 class ToolCall(Struct, kw_only=True):
@@ -161,15 +153,15 @@ class Message(Struct, kw_only=True):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
-    tool_calls: Annotated[Optional[list[ToolCall]], Meta(description="of the assistant; content is the thought")] = None
-    tool_call_id: Annotated[Optional[str], Meta(description="of a tool: the call that it answers")] = None
-    name: Annotated[Optional[str], Meta(description="of a tool: the function that was called")] = None
+    tool_calls: Annotated[Optional[list[ToolCall]], _note("of the assistant; content is the thought")] = None
+    tool_call_id: Annotated[Optional[str], _note("of a tool: the call that it answers")] = None
+    name: Annotated[Optional[str], _note("of a tool: the function that was called")] = None
 
 
 class Span(Struct, kw_only=True):
     """A part of a completion, and the weight of its loss."""
 
-    name: Annotated[str, Meta(description="thought, action or observation")]
+    name: Annotated[str, _note("thought, action or observation")]
     start: Annotated[int, Meta(ge=0, description="in characters of the last completion message")]
     end: Annotated[int, Meta(ge=0)]
     weight: Annotated[float, Meta(ge=0, le=LARGEST_WEIGHT, description="multiplies its loss")] = 1.0
@@ -179,7 +171,7 @@ class SpanScore(Struct, kw_only=True):
     """The log-probability of one span of a completion under a model."""
 
     span: str
-    logprob: Annotated[float, Meta(description="natural, of all tokens of the span; the last span has the stop token")]
+    logprob: Annotated[float, _note("natural, of all tokens of the span; the last span has the stop token")]
     tokens: Annotated[int, Meta(ge=0)]
 
 
@@ -192,12 +184,12 @@ class Example(Struct, kw_only=True):
 
     type: Literal["example"]
     id: str
-    kind: Annotated[str, Meta(description="imitation, world_model, reflection, ...")]
+    kind: Annotated[str, _note("imitation, world_model, reflection, ...")]
     prompt: Annotated[list[Message], Meta(min_length=1)]
     completion: Annotated[list[Message], Meta(min_length=1)]
-    tools: Annotated[
-        Optional[list[Tool]], Meta(description="the functions that the prompt shows; absent where it shows none")
-    ] = None
+    tools: Annotated[Optional[list[Tool]], _note("the functions that the prompt shows; absent where it shows none")] = (
+        None
+    )
     weight: Annotated[
         float,
         Meta(
@@ -206,25 +198,21 @@ class Example(Struct, kw_only=True):
             description="multiplies its loss; below 0 in `eexp policy-data`: the answer becomes less likely",
         ),
     ] = 1.0
-    group: Annotated[Optional[str], Meta(description="id of the trajectory of which it was made")] = None
-    spans: Annotated[Optional[list[Span]], Meta(description="parts of the last completion message, in order")] = None
+    group: Annotated[Optional[str], _note("id of the trajectory of which it was made")] = None
+    spans: Annotated[Optional[list[Span]], _note("parts of the last completion message, in order")] = None
     transition: Annotated[
-        Optional[str], Meta(description='of a world-model example: invalid, unchanged, changed or done; "" of others')
+        Optional[str], _note('of a world-model example: invalid, unchanged, changed or done; "" of others')
     ] = None
     target: Annotated[
-        Optional[str],
-        Meta(description='of a world-model example: observation, summary, changes or verdict; "" of others'),
+        Optional[str], _note('of a world-model example: observation, summary, changes or verdict; "" of others')
     ] = None
-    scores: Annotated[Optional[list[SpanScore]], Meta(description="of each span, by `eexp score`; [] before")] = None
+    scores: Annotated[Optional[list[SpanScore]], _note("of each span, by `eexp score`; [] before")] = None
     reflection_by: Annotated[
-        Optional[str],
-        Meta(description='author of the thought: the name of a rule, or a model\'s fingerprint; "" of other kinds'),
+        Optional[str], _note('author of the thought: the name of a rule, or a model\'s fingerprint; "" of other kinds')
     ] = None
     gain: Annotated[
         Optional[float],
-        Meta(
-            description="log-probability of the action after the thought, minus without (--verify); 0 if not verified"
-        ),
+        _note("log-probability of the action after the thought, minus without (--verify); 0 if not verified"),
     ] = None
     prompt_style: _PromptStyle = None
     lineage: _Lineage = []
@@ -239,22 +227,21 @@ class Preference(Struct, kw_only=True):
     chosen: Annotated[list[Message], Meta(min_length=1, description="the answer that did better")]
     rejected: Annotated[list[Message], Meta(min_length=1, description="the answer that did worse")]
     weight: Annotated[float, Meta(ge=0, le=LARGEST_WEIGHT, description="multiplies its loss")] = 1.0
-    group: Annotated[Optional[str], Meta(description="id of the trajectory of which it was made")] = None
+    group: Annotated[Optional[str], _note("id of the trajectory of which it was made")] = None
     worse: Annotated[
-        Optional[str], Meta(description="how the rejected action did worse: refused, ended, score, unchanged or later")
+        Optional[str], _note("how the rejected action did worse: refused, ended, score, unchanged or later")
     ] = None
-    chosen_outcome: Annotated[Optional[str], Meta(description="the observation after the chosen action")] = None
-    rejected_outcome: Annotated[Optional[str], Meta(description="the observation after the rejected action")] = None
+    chosen_outcome: Annotated[Optional[str], _note("the observation after the chosen action")] = None
+    rejected_outcome: Annotated[Optional[str], _note("the observation after the rejected action")] = None
     chosen_actions: Annotated[
-        int, Meta(description="number of actions from here until the expert completed the task; 0 if it is not known")
+        int, _note("number of actions from here until the expert completed the task; 0 if it is not known")
     ] = 0
     rejected_actions: Annotated[
-        int,
-        Meta(description="the same by way of the rejected action (`eexp follow`); 0 if it was not, or is not known"),
+        int, _note("the same by way of the rejected action (`eexp follow`); 0 if it was not, or is not known")
     ] = 0
-    tools: Annotated[
-        Optional[list[Tool]], Meta(description="the functions that the prompt shows; absent where it shows none")
-    ] = None
+    tools: Annotated[Optional[list[Tool]], _note("the functions that the prompt shows; absent where it shows none")] = (
+        None
+    )
     prompt_style: _PromptStyle = None
     lineage: _Lineage = []
 
@@ -264,15 +251,13 @@ class Turn(Struct, kw_only=True):
 
     observation: str
     action: str
-    text: Annotated[Optional[str], Meta(description="the model's text, where it is more than the action")] = None
-    thought: Annotated[Optional[str], Meta(description="the agent's thought before the action")] = None
+    text: Annotated[Optional[str], _note("the model's text, where it is more than the action")] = None
+    thought: Annotated[Optional[str], _note("the agent's thought before the action")] = None
     valid: bool = True
-    cut_off: Annotated[bool, Meta(description="the text ended at the token limit before its action was whole")] = False
-    reward: Annotated[Optional[float], Meta(description="of this turn alone, by `eexp reward`")] = None
+    cut_off: Annotated[bool, _note("the text ended at the token limit before its action was whole")] = False
+    reward: Annotated[Optional[float], _note("of this turn alone, by `eexp reward`")] = None
     tools: _Tools = None
-    admissible: Annotated[
-        Optional[list[str]], Meta(description="the admissible actions, where the prompt listed them")
-    ] = None
+    admissible: Annotated[Optional[list[str]], _note("the admissible actions, where the prompt listed them")] = None
 
 
 class Episode(Struct, kw_only=True):
@@ -283,25 +268,23 @@ class Episode(Struct, kw_only=True):
     env: str
     task: dict[str, Any]
     split: Optional[str] = None
-    kind: Annotated[Optional[str], Meta(description="kind of the task, as the environment groups them")] = None
-    panel: Annotated[Optional[str], Meta(description="hash of the panel of tasks (`eexp eval --panel`)")] = None
-    seed: Annotated[int, Meta(description="number of the trial of the task, from 0")] = 0
+    kind: Annotated[Optional[str], _note("kind of the task, as the environment groups them")] = None
+    panel: Annotated[Optional[str], _note("hash of the panel of tasks (`eexp eval --panel`)")] = None
+    seed: Annotated[int, _note("number of the trial of the task, from 0")] = 0
     success: bool
-    score: Annotated[Optional[float], Meta(description="0 to 1, at the end")] = None
-    steps: Annotated[int, Meta(description="number of actions taken")]
-    invalid: Annotated[int, Meta(description="number of actions that the environment refused")] = 0
-    thoughts: Annotated[int, Meta(description="number of turns with a thought")] = 0
-    cut_off: Annotated[int, Meta(description="number of turns whose text ended before its action was whole")] = 0
+    score: Annotated[Optional[float], _note("0 to 1, at the end")] = None
+    steps: Annotated[int, _note("number of actions taken")]
+    invalid: Annotated[int, _note("number of actions that the environment refused")] = 0
+    thoughts: Annotated[int, _note("number of turns with a thought")] = 0
+    cut_off: Annotated[int, _note("number of turns whose text ended before its action was whole")] = 0
     instruction: Optional[str] = None
-    tools: Annotated[
-        Optional[list[Tool]], Meta(description="the functions that the environment offered at the beginning")
-    ] = None
+    tools: Annotated[Optional[list[Tool]], _note("the functions that the environment offered at the beginning")] = None
     recalled: Annotated[
-        Optional[list[str]], Meta(description="ids of past episodes that were shown before (`eexp eval --recall FILE`)")
+        Optional[list[str]], _note("ids of past episodes that were shown before (`eexp eval --recall FILE`)")
     ] = None
     transcript: list[Turn] = []
-    final: Annotated[Optional[str], Meta(description="the last observation")] = None
-    model: Annotated[Optional[str], Meta(description="fingerprint of the model that acted")] = None
+    final: Annotated[Optional[str], _note("the last observation")] = None
+    model: Annotated[Optional[str], _note("fingerprint of the model that acted")] = None
     prompt_style: _PromptStyle = None
     lineage: _Lineage = []
 
@@ -310,10 +293,10 @@ class Task(Struct, kw_only=True):
     """One line of a panel, by `eexp panel`: a task to play. The order of the lines means nothing."""
 
     type: Literal["task"]
-    env: Annotated[str, Meta(description="environment spec, as given to `eexp panel`")]
-    task: Annotated[dict[str, Any], Meta(description="id, split, and all that the environment needs to start the task")]
+    env: Annotated[str, _note("environment spec, as given to `eexp panel`")]
+    task: Annotated[dict[str, Any], _note("id, split, and all that the environment needs to start the task")]
     split: Optional[str] = None
-    kind: Annotated[Optional[str], Meta(description="kind of the task, as the environment groups them")] = None
+    kind: Annotated[Optional[str], _note("kind of the task, as the environment groups them")] = None
 
 
 TYPES: dict[str, type] = {

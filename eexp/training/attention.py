@@ -193,8 +193,6 @@ def _layer_mask(*args: Any, mask_function: Callable, use_vmap: bool = False, **k
     """Return what transformers asks for when a model makes the mask of one kind of layer.
 
     Args:
-        args, kwargs: Sizes and types of the mask; not used.
-        mask_function: As in LayerMask.
         use_vmap: Whether the model added a rule of its own, which may go by a token's place rather than its position.
 
     Raises:
@@ -226,15 +224,12 @@ def _attend(
     """Compute attention within a tree, with the arguments of transformers' interface.
 
     Args:
-        module: The layer; not used.
         query: [1, heads, T, D].
         key, value: [1, kv heads, T, D].
-        attention_mask: What the layer sees.
         scaling: Of the scores; 1 / sqrt(D) by default.
         dropout: 0 (exact.py refuses other models).
         tree: The tree, of T tokens.
         softcap: Limit of the scores, as in Gemma 2.
-        sliding_window: Not used; `attention_mask` has it.
         s_aux: [heads] the scores of sinks, which take their share of the softmax and have no value, as in GPT-OSS.
         more: What else a layer gives to its attention.
 

@@ -182,9 +182,7 @@ def _segments(
     """Return the segments of a completion: runs of tokens whose spans have one name and one weight.
 
     Args:
-        ids: All its tokens.
         start: Index of the completion's first.
-        action_weight: Factor of the span "action".
     """
 
     def decode(part: Sequence[int]) -> str:

@@ -45,11 +45,7 @@ def check(model: PreTrainedModel, rows: list[Row], packing: str, dtype: torch.dt
 
 
 def prepare(model: PreTrainedModel, rows: list[Row], dtype: torch.dtype, budget: int) -> None:
-    """Set the model's attention to that of trees.
-
-    Raises:
-        UsageError: The model would not compute trees exactly.
-    """
+    """Set the model's attention to that of trees. Raises UsageError if the model would not compute trees exactly."""
     kind = model.config.model_type
     longest = max(len(row.ids) for row in rows)
     if obstacle := next(obstacles(model, max(longest, budget), dtype), None):
@@ -186,9 +182,6 @@ def _check_positions(config: PreTrainedConfig, rows: list[Row], alone: bool) -> 
     """Raise UsageError if a position means something else beside a longer row.
 
     LongRoPE and dynamic NTK look at the longest text that is computed at once.
-
-    Args:
-        alone: Whether every row is computed by itself.
     """
     ropes = getattr(config, "rope_parameters", None) or {}
     for rope in [ropes] if "rope_type" in ropes else ropes.values():

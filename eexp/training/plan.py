@@ -14,7 +14,6 @@ import orjson
 import peft
 import torch
 import transformers
-from transformers import PreTrainedModel
 
 from eexp import __version__
 from eexp.errors import InputError, UsageError, short
@@ -70,7 +69,9 @@ def plan_job(
     budget = _budget_left(settings, spent)
     transformers.set_seed(settings.seed % 2**32)  # numpy's seeds are at most this large
     model, tokenizer, dtype = open_model(settings)
-    rows_of = partial(objective.rows, tokenizer=tokenizer, max_length=_longest_row(model, settings))
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = settings.max_length or context or _DEFAULT_LENGTH
+    rows_of = partial(objective.rows, tokenizer=tokenizer, max_length=longest)
     log = ExampleLog()
     rows, weightless = _training_rows(source, log, rows_of)
     objective.check_rows(rows)
@@ -115,12 +116,6 @@ def _check_settings(settings: Settings, objective: Objective, has_validation: bo
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
-def _longest_row(model: PreTrainedModel, settings: Settings) -> int:
-    """Return the most tokens that a row may have."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return settings.max_length or context or _DEFAULT_LENGTH
-
-
 def _training_rows(
     source: ExampleSource, log: ExampleLog, rows_of: Callable[..., Iterator[Row]]
 ) -> tuple[list[Row], int]:
@@ -159,14 +154,17 @@ def _resolve_style(label: str | None, style: PromptStyle | None) -> PromptStyle 
     """Return the prompt style of the examples.
 
     Args:
-        label: The label that the examples have.
         style: The style given as --prompt-style; without it the label must be that of a built-in one.
     """
     if style:
         if label and label != style.label:
             hint = ""
             if style.name == label.partition("@")[0]:
-                origin = "the built-in style" if label in map(_built_in_label, built_in_styles()) else "another style"
+                origin = (
+                    "the built-in style"
+                    if label in {built_in_style(name).label for name in built_in_styles()}
+                    else "another style"
+                )
                 hint = f", {origin} of that name: give your style another name, and make the examples with it"
             raise UsageError(f"--prompt-style is {style.label}, but the examples were made with {label}{hint}")
         return style
@@ -179,10 +177,6 @@ def _resolve_style(label: str | None, style: PromptStyle | None) -> PromptStyle 
             f"the examples were made with prompt style {short(label)}: give its file as --prompt-style, so that "
             f"what is trained can be played with it ({e})"
         ) from None
-
-
-def _built_in_label(name: str) -> str:
-    return built_in_style(name).label
 
 
 # -- updates -----------------------------------------------------------------------------------------------------------

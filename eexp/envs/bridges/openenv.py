@@ -161,7 +161,9 @@ class OpenEnv(Environment):
             self._field = self._choose_field(action, schemas.action)
         except EnvironmentFailed as e:
             raise EexpError(str(e)) from None
-        self._text_field = text or _only_text(_fields(schemas.observation))
+        observed = _fields(schemas.observation)
+        only_text = [field.get("type") for field in observed.values()] == ["string"]
+        self._text_field = text or (next(iter(observed)) if only_text else "")
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 
@@ -456,11 +458,6 @@ def _resolve(field: dict, schema: dict) -> dict:
     """Return the schema of a field with its `$ref` (to an Enum, for instance) replaced by what it refers to."""
     where = field.get("$ref", "").removeprefix("#/$defs/")
     return {**schema.get("$defs", {}).get(where, {}), **field}
-
-
-def _only_text(fields: dict[str, dict]) -> str:
-    """Return the name of the only field, if it is a string; else ""."""
-    return next(iter(fields)) if [f.get("type") for f in fields.values()] == ["string"] else ""
 
 
 def _describe(fields: dict[str, dict]) -> str:

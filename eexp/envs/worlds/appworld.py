@@ -243,12 +243,7 @@ class _Process:
     """The program in AppWorld's Python, which has a process for every episode.
 
     Args:
-        python: The Python that has the package.
-        data: AppWorld's folder `data`.
         timeout: Seconds that the code of one action may run.
-
-    Attributes:
-        users: How many environments use it.
 
     Raises:
         EexpError: It does not start.

@@ -328,11 +328,8 @@ class _Domain:
     """What a domain of a checkout consists of. Shared by all environments of a process, and never changed.
 
     Attributes:
-        name: Such as retail.
         tasks: The tasks by split, as the checkout's code has them.
-        policy: The domain's policy for agents.
         database: The database at the beginning of every task.
-        required: The required parameters of every tool.
     """
 
     def __init__(self, root: Path, name: str):
@@ -341,7 +338,9 @@ class _Domain:
             classes = load("tools").ALL_TOOLS
             self.database = Database(load("data").load_data())
             splits = [split for split in SPLITS if (self._directory / f"tasks_{split}.py").is_file()]
-            self.tasks = {split: _task_list(load(f"tasks_{split}")) for split in splits}
+            modules = {split: vars(load(f"tasks_{split}")) for split in splits}
+            # TASKS, TASKS_TRAIN or the like
+            self.tasks = {s: next(v for k, v in names.items() if k.startswith("TASKS")) for s, names in modules.items()}
         self.policy = (self._directory / "wiki.md").read_text(encoding="utf-8").strip()
         infos = [tool.get_info()["function"] for tool in classes]
         self._invoke: dict[str, Callable[..., Any]] = {i["name"]: tool.invoke for i, tool in zip(infos, classes)}
@@ -455,8 +454,10 @@ class _Domain:
     def _describe(self, info: dict[str, Any], full: bool) -> str:
         properties, required = info["parameters"]["properties"], self.required[info["name"]]
         parameters = [f"{name}{'' if name in required else '?'}: {_type(about)}" for name, about in properties.items()]
-        text = info["description"].strip()
-        lines = [f"{info['name']}({', '.join(parameters)}): {text if full else _first_sentence(text)}"]
+        text = (
+            info["description"].strip() if full else re.split(r"(?<=\.)\s", info["description"].strip(), maxsplit=1)[0]
+        )
+        lines = [f"{info['name']}({', '.join(parameters)}): {text}"]
         if full:
             lines += [
                 f"  {name}: {about['description']}" for name, about in properties.items() if "description" in about
@@ -527,11 +528,6 @@ def _checkout_modules() -> list[str]:
     return [name for name in sys.modules if name.partition(".")[0] == top]
 
 
-def _task_list(module: ModuleType) -> list[Any]:
-    """Return the tasks of a module: TASKS, TASKS_TRAIN or the like."""
-    return next(value for name, value in vars(module).items() if name.startswith("TASKS"))
-
-
 def _digest(directory: Path) -> str:
     """Return the checksum of a domain's data, tools and policy."""
     files = sorted([*directory.glob("data/*"), *directory.glob("tools/*.py"), directory / "wiki.md"])
@@ -557,10 +553,6 @@ def _type(about: dict[str, Any]) -> str:
     if about.get("type") == "object" and "properties" in about:
         return f"{{{', '.join(f'{name}: {_type(inner)}' for name, inner in about['properties'].items())}}}"
     return str(about.get("type", "any"))
-
-
-def _first_sentence(text: str) -> str:
-    return re.split(r"(?<=\.)\s", text, maxsplit=1)[0]
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -153,11 +153,7 @@ class TextCraft(Environment):
         return self._observe(f"Crafting commands:\n{commands}\n\nGoal: craft {spaced(self._goal)}.")
 
     def _game(self, task: dict) -> tuple[str, RecipeBook]:
-        """Return the goal of a task and the recipes that hold in it.
-
-        Raises:
-            InputError: There is no such task.
-        """
+        """Return the goal of a task and the recipes that hold in it. Raises InputError if there is no such task."""
         if task.get("world", WORLD) != WORLD:
             raise InputError(f"made for world {task['world']!r}, this is {WORLD!r}", "$.task.world")
         if "commands" in task:

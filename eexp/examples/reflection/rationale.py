@@ -103,9 +103,7 @@ def _reason(alternative: dict, focus: list[str], observations: set[str]) -> str:
     """Return the reason against a contender that its outcome supports; "" where there is none.
 
     Args:
-        alternative: The contender.
         focus: The things in the task that the expert's action names.
-        observations: The earlier observations.
     """
     outcome = alternative["outcome"]
     if outcome.get("done"):

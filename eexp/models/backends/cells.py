@@ -157,12 +157,7 @@ class CellsDecoder:
     def _mask(
         self, sequences: Sequence[int], positions: Sequence[int]
     ) -> torch.Tensor | dict[str, torch.Tensor | None] | None:
-        """Return the attention mask of tokens.
-
-        Args:
-            sequences: One sequence of each token.
-            positions: Position of each token.
-        """
+        """Return the attention mask of tokens."""
         read = self._memory.read
         here, cells = np.array(positions), self._position[:read]
         visible = self._belongs[list(sequences), :read] & (cells <= here[:, None])

@@ -201,11 +201,8 @@ class LlamaCppDecoder:
             raise Full
         if status != 0:
             raise EexpError(f"llama_decode failed with status {status}: {last_error()}")
-        return [self._logits(i) for i in range(n) if needs_logits[i]]
-
-    def _logits(self, i: int) -> Logits:
-        pointer = self.api.llama_get_logits_ith(self._context, i)
-        return np.ctypeslib.as_array(pointer, shape=(self.base.n_vocab,))
+        pointers = (self.api.llama_get_logits_ith(self._context, i) for i in range(n) if needs_logits[i])
+        return [np.ctypeslib.as_array(pointer, shape=(self.base.n_vocab,)) for pointer in pointers]
 
     def fork(self, source: int, target: int, end: int) -> None:
         # Without `cuts`, llama.cpp copies the state at the end, and would do so whatever `end` is.

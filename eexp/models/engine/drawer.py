@@ -81,11 +81,7 @@ class Drawer:
         self._ended_texts = self._ended_tokens = 0
 
     def answer(self) -> list[list[Sample]]:
-        """Return the samples of each request.
-
-        Raises:
-            EexpError: The memory is too small for one text.
-        """
+        """Return the samples of each request. Raises EexpError if the memory is too small for one text."""
         while self._waiting or self._live:
             if self._waiting and self._has_room(self._waiting[0]):
                 self._admit()

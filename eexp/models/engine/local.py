@@ -117,11 +117,7 @@ class LocalModel(Model):
         return answers
 
     def _fitting(self, request: Request) -> list[int]:
-        """Return the tokens of a prompt.
-
-        Raises:
-            InputError: They and the answer do not fit into the context.
-        """
+        """Return the tokens of a prompt. Raises InputError if they and the answer do not fit into the context."""
         ids = self.prompt_ids(request.prompt, request.tools)
         if request.tools and not self._kept_tokens:
             self._kept_tokens = frozenset(t for t in self._chat_tokenizer.call_tokens if not self.is_end(t))

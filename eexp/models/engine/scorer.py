@@ -76,7 +76,6 @@ class _Wave:
     """Texts that are scored together.
 
     Attributes:
-        texts: The texts, in order.
         forks: Position at which each text leaves the trunk.
         last_fork: Position at which the last text does; that of the trunk's end before the first.
         tokens: What is to be evaluated of them.
@@ -112,11 +111,7 @@ class Scorer:
         ]
 
     def answer(self) -> list[list[Sample]]:
-        """Return the samples of each request.
-
-        Raises:
-            EexpError: The memory is too small for one text.
-        """
+        """Return the samples of each request. Raises EexpError if the memory is too small for one text."""
         for texts in self._texts:
             self.tree.counts["text[s] scored"] += len(texts)
         self._score(sorted((text for texts in self._texts for text in texts), key=lambda text: text.ids))
@@ -190,11 +185,7 @@ class Scorer:
         return room
 
     def _evaluate_tokens(self, tokens: list[_SharedToken], sequences: dict[ScoredText, int]) -> bool:
-        """Evaluate the tokens of a wave and score the tokens after them; return False if there is no room.
-
-        Args:
-            sequences: The sequence of each text.
-        """
+        """Evaluate the tokens of a wave and score the tokens after them; return False if there is no room."""
         start = 0
         while start < len(tokens):
             part, outputs = [], 0

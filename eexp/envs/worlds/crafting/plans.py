@@ -55,8 +55,6 @@ class Planner:
         A plan in which two of them share something may therefore be longer than it has to be.
 
         Args:
-            name: The item.
-            count: How many of it.
             stock: What is at hand. What is left over by the steps is added to it.
             above: The items for which this one is needed; a recipe that needs one of them leads nowhere.
         """
