@@ -104,7 +104,7 @@ $(STAMP).lint: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[lint]'
 	touch $@
 
-man: install ## make the manual pages again, from the same source as --help
+man: install ## make the manual pages of this checkout again, from the same source as --help
 	$(BIN)/python man/build.py
 
 docs: $(STAMP).docs ## build the documentation as a web site, in build/docs; a warning is an error

@@ -2,6 +2,8 @@
 
     python man/build.py [DIRECTORY]     eexp.1, eexp-STAGE.1, eexp-records.5 and eexp-env.7, by default here
 
+A build of the package does so by itself (setup.py), and git ignores the pages.
+
 Packages were tried in its place. click-man 0.6 writes no page for commands that are loaded when they are called, cuts
 the one-line descriptions short, dates each page, and knows neither examples nor variables nor exit codes. That of
 docutils 0.23 needs the same text as reStructuredText with its own escapes, and turns ~ and ^ into accents, which no

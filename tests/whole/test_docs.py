@@ -144,14 +144,10 @@ def test_a_docstring_speaks_of_options_that_exist(name):
         assert flag in FLAGS
 
 
-def test_the_manual_pages_are_up_to_date():
+def test_every_command_has_a_manual_page():
     pages = build.pages()
     named = {f"eexp-{name.replace(' ', '-')}.1" for name in commands}
     assert set(pages) == {"eexp.1", "eexp-records.5", "eexp-env.7"} | named
-    there = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "man").glob("*.[0-9]")}
-    assert set(there) == set(pages), "run `make man`"
-    for name, text in pages.items():
-        assert there[name] == text, f"man/{name} is not what the commands say now; run `make man`"
 
 
 def test_the_manual_says_every_option_and_variable():
@@ -171,9 +167,9 @@ def test_the_main_page_and_help_name_every_variable_of_an_option():
 
 @pytest.mark.skipif(not shutil.which("groff"), reason="no groff")
 def test_the_manual_pages_render_without_a_warning():
-    for path in sorted((ROOT / "man").glob("*.[0-9]")):
-        process = subprocess.run(["groff", "-man", "-ww", "-T", "utf8", str(path)], capture_output=True, text=True)
-        assert (process.returncode, process.stderr) == (0, ""), path.name
+    for name, text in build.pages().items():
+        process = subprocess.run(["groff", "-man", "-ww", "-T", "utf8"], input=text.encode(), capture_output=True)
+        assert (process.returncode, process.stderr) == (0, b""), name
 
 
 def test_roff_is_escaped():

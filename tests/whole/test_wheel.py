@@ -17,7 +17,17 @@ from running import ROOT, Result, read
 
 from eexp.cli import COMMANDS
 
-BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "requirements-light.txt", "eexp", "man")
+BUILT_FROM = (
+    "pyproject.toml",
+    "setup.py",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "requirements-light.txt",
+    "eexp",
+    "man",
+    "docs",
+)
 BUILD = "from setuptools import build_meta as build; build.build_sdist('dist'); build.build_wheel('dist')"
 
 
@@ -33,7 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in BUILT_FROM:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.[157]"))
         else:
             shutil.copy(ROOT / name, source)
     return _build(source)
@@ -97,7 +107,7 @@ def light(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Installation
 def test_the_wheel_has_all_files_and_the_sdist_makes_the_same(built, tmp_path):
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
     names = set(zipfile.ZipFile(wheel).namelist())
-    pages = {page.name for page in (ROOT / "man").glob("*.[157]")}
+    pages = {"eexp.1", "eexp-records.5", "eexp-env.7", *(f"eexp-{name}.1" for name in COMMANDS)}
     assert pages <= {Path(name).name for name in names if "/share/man/man" in name}
     assert all(f"/man{name[-1]}/" in name for name in names if "/share/man/" in name)
     suffixes = {".py", ".toml", ".js", ".css", ".html", ".jar", ".txt", ".json", ".safetensors", ".jinja"}
