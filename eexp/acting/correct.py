@@ -18,7 +18,7 @@ from eexp.acting.importing import episode_jobs, from_episode, identified
 from eexp.acting.settings import CorrectSettings
 from eexp.envs.base import Environment
 from eexp.formats.conversations import Conversation
-from eexp.records.callbacks import Count, OnError, Skip, no_count, skip_none, stop_at_error
+from eexp.records.callbacks import Count, OnError, Skip, add_counts, no_count, skip_none, stop_at_error
 from eexp.records.outcomes import transition_of
 from eexp.workers.jobs import Runner, job_of, results
 
@@ -62,8 +62,7 @@ def correct(
 
     jobs = episode_jobs(due(), job_of(job, settings=asdict(settings)), on_error)
     for episode, result in results(pool, jobs, on_error):
-        for label, number in result["counts"].items():
-            count(label, number)
+        add_counts(count, result["counts"])
         for trajectory in result["trajectories"]:
             if trajectory["id"] not in written:
                 yield from_episode(trajectory, episode)

@@ -16,7 +16,7 @@ from eexp.envs.base import Environment
 from eexp.envs.differences import instruction_difference, outcome_difference
 from eexp.errors import InputError, UsageError, short
 from eexp.models.policy import NoExpertAction, Policy
-from eexp.records.callbacks import Count, OnError, ignore_error, no_count, stop_at_error
+from eexp.records.callbacks import Count, OnError, add_counts, ignore_error, no_count, stop_at_error
 from eexp.records.outcomes import actions_to_the_end
 from eexp.records.record import alternatives_of
 from eexp.workers.parallel import ParallelEnvironments, StepResult
@@ -149,8 +149,7 @@ class Follower:
             with closing(play(worlds, self._continuations(trajectories), self.policy, settings)) as played:
                 for _ in played:
                     yield from self._complete()
-            for label, number in worlds.counts.items():
-                self.count(label, number)
+            add_counts(self.count, worlds.counts)
         yield from self._complete()
 
     def _continuations(self, trajectories: Iterator[dict]) -> Iterator[Continuation]:

@@ -23,7 +23,7 @@ from eexp.formats import conversations, logs, sft
 from eexp.formats.conversations import Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
 from eexp.formats.names import WHOLE
-from eexp.records.callbacks import Count, OnError, Skip, no_count, skip_none, stop_at_error
+from eexp.records.callbacks import Count, OnError, Skip, add_counts, no_count, skip_none, stop_at_error
 from eexp.records.types import check_tools
 from eexp.workers.jobs import Runner, job_of, results
 
@@ -328,6 +328,5 @@ def _replayed(
         if selector.takes(trajectory, trajectory["outcome"]):
             for remark in result["notes"]:
                 note(f"{trajectory['id']}: {remark}")
-            for label, number in result["counts"].items():
-                count(label, number)
+            add_counts(count, result["counts"])
             yield record, trajectory

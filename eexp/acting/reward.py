@@ -13,7 +13,7 @@ from eexp.acting.importing import episode_jobs
 from eexp.acting.settings import RewardSettings
 from eexp.envs.base import Environment
 from eexp.formats.conversations import Conversation
-from eexp.records.callbacks import Count, OnError, no_count, stop_at_error
+from eexp.records.callbacks import Count, OnError, add_counts, no_count, stop_at_error
 from eexp.records.record import canonical
 from eexp.workers.jobs import Runner, job_of, results
 
@@ -38,8 +38,7 @@ def reward(
     work = job_of(job, settings=asdict(settings or RewardSettings()))
     jobs = episode_jobs(((episode, episode["id"]) for episode in episodes), work, on_error)
     for episode, result in results(pool, jobs, on_error):
-        for label, number in result["counts"].items():
-            count(label, number)
+        add_counts(count, result["counts"])
         transcript = [{**turn, "reward": one} for turn, one in zip(episode["transcript"], result["rewards"])]
         yield {**episode, "transcript": transcript}
 

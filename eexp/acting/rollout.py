@@ -8,7 +8,7 @@ from eexp.acting.audit import Audit
 from eexp.acting.execution import job
 from eexp.acting.settings import RolloutSettings
 from eexp.errors import InputError
-from eexp.records.callbacks import Count, OnError, ignore_error, no_count, stop_at_error
+from eexp.records.callbacks import Count, OnError, add_counts, ignore_error, no_count, stop_at_error
 from eexp.workers.jobs import Runner, job_of, results
 
 
@@ -43,6 +43,5 @@ def rollout(
     for trajectory, result in results(pool, jobs, on_error):
         for fields in result["refused"]:
             on_refused(trajectory, InputError(**fields))
-        for label, number in result["counts"].items():
-            count(label, number)
+        add_counts(count, result["counts"])
         yield result["trajectory"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -121,29 +121,10 @@ def _replayed(
     from eexp.acting.importing import FORMATS, import_replayed, import_replayed_episodes
 
     watched = io.watch(pool, "trajectory")
+    more: Any = {"selector": selector, "skip": io.done, "count": io.count, "note": io.note, "on_error": io.fail}
     if tasks is None:
-        return import_replayed_episodes(
-            io.records(skip_done=False),
-            watched,
-            settings,
-            selector=selector,
-            skip=io.done,
-            count=io.count,
-            note=io.note,
-            on_error=io.fail,
-        )
-    return import_replayed(
-        _foreign_records(io, format),
-        FORMATS[format],
-        tasks,
-        watched,
-        settings,
-        selector=selector,
-        skip=io.done,
-        count=io.count,
-        note=io.note,
-        on_error=io.fail,
-    )
+        return import_replayed_episodes(io.records(skip_done=False), watched, settings, **more)
+    return import_replayed(_foreign_records(io, format), FORMATS[format], tasks, watched, settings, **more)
 
 
 def _foreign_records(io: Stream, format: str) -> Iterator[dict]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -79,16 +79,7 @@ def power(
     return float(np.mean(ndtr((centre - margin) / spread) + ndtr((-centre - margin) / spread)))
 
 
-def smallest_difference(
-    *,
-    rate: float,
-    tasks: int,
-    runs: int,
-    run_sd: float = 0.0,
-    alike: float = ALIKE,
-    confidence: float = 0.95,
-    target: float = 0.8,
-) -> float | None:
+def smallest_difference(*, rate: float, target: float = 0.8, **more: Any) -> float | None:
     """Return the smallest improvement that is found with probability `target`; None where no possible one is.
 
     The other arguments are those of `power`.
@@ -96,10 +87,7 @@ def smallest_difference(
     from scipy.optimize import brentq
 
     def excess_power(difference: float) -> float:
-        return (
-            power(difference, rate=rate, tasks=tasks, runs=runs, run_sd=run_sd, alike=alike, confidence=confidence)
-            - target
-        )
+        return power(difference, rate=rate, **more) - target
 
     largest = 1 - rate
     if largest <= 0 or excess_power(largest) < 0:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from eexp.errors import InputError
+from eexp.examples.settings import WorldModelSettings
 from eexp.models.base import Model, Sample
 from eexp.models.scoring import logprobs_of
 from eexp.prompts import PromptStyle
@@ -37,37 +38,29 @@ class Target(Struct, frozen=True):
     kind: str = "observation"
 
 
-def target_of(
-    outcome: dict,
-    before: str,
-    style: PromptStyle,
-    *,
-    summaries: bool = True,
-    changes: bool = False,
-    verdict: str | None = None,
-) -> Target:
+def target_of(outcome: dict, before: str, style: PromptStyle, settings: WorldModelSettings) -> Target:
     """Return the text that a world model is to predict for an outcome.
+
+    A summary that replaces the observation has no unknown parts.
 
     Args:
         outcome: The outcome of an action.
         before: The observation of the state in which the action was taken.
         style: The prompt style, for the text that stands for an unchanged observation.
-        summaries: Whether a summary, where there is one, replaces the observation; no part of it counts as unknown.
-        changes: Whether only the lines that are new are kept (`new_lines`).
-        verdict: "alone" to replace the observation by the kind of the transition, "after" to add it as a last line.
+        settings: `summaries`, `changes` and `verdict` decide what the target is.
 
     Raises:
         InputError: `outcome.unknown` holds ranges that do not fit its observation.
     """
-    if verdict == "alone":
+    if settings.verdict == "alone":
         return Target(transition_of(before, outcome), [], "verdict")
-    if summaries and not verdict and outcome.get("summary"):
+    if settings.summaries and not settings.verdict and outcome.get("summary"):
         return Target(outcome["summary"], [], "summary")
     text = outcome["observation"]
     unknown = _ordered(outcome.get("unknown") or [], len(text))
-    if verdict == "after":
+    if settings.verdict == "after":
         return Target(f"{text}\n{transition_of(before, outcome)}", unknown, "verdict")
-    if not changes:
+    if not settings.changes:
         return Target(text, unknown)
     if text == before:
         return Target(style.predicting.unchanged, [], "changes")

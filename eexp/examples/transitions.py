@@ -6,6 +6,7 @@ import random
 from typing import NamedTuple
 
 from eexp.errors import InputError
+from eexp.examples.settings import WorldModelSettings
 from eexp.examples.targets import Target, target_of
 from eexp.prompts import PromptStyle
 from eexp.records.record import alternatives_of, expert_outcome, is_only_shown
@@ -26,23 +27,8 @@ class Transition(NamedTuple):
         return self.outcome.get("valid") is False
 
 
-def transitions_of(
-    trajectory: dict,
-    style: PromptStyle,
-    *,
-    expert: bool = True,
-    pool: str | None = None,
-    first: int | None = None,
-    summaries: bool = True,
-    changes: bool = False,
-    verdict: str | None = None,
-) -> list[Transition]:
+def transitions_of(trajectory: dict, style: PromptStyle, settings: WorldModelSettings) -> list[Transition]:
     """Return the transitions of a trajectory, step by step, each with its target.
-
-    Args:
-        expert: Whether the expert's own transitions are among them.
-        pool, first: The alternatives among them, as in `records.alternatives_of`; those not executed never are.
-        summaries, changes, verdict: As in `targets.target_of`.
 
     Raises:
         InputError: An outcome's unknown parts do not fit its observation.
@@ -51,15 +37,14 @@ def transitions_of(
     for i, step in enumerate(trajectory["steps"]):
         # A mistake's outcome is that of the alternative that was put in.
         own_outcome = None if is_only_shown(step) else expert_outcome(trajectory, i)
-        effects = [("expert", step["action"], own_outcome)] if expert and own_outcome is not None else []
-        selected = {id(alternative) for alternative in alternatives_of(step, pool, first)}
+        effects = [("expert", step["action"], own_outcome)] if settings.expert and own_outcome is not None else []
+        selected = {id(alternative) for alternative in alternatives_of(step, settings.pool, settings.first)}
         for j, alternative in enumerate(step.get("alternatives") or []):
             if id(alternative) in selected and alternative.get("outcome"):
                 effects.append((str(j), alternative["action"], alternative["outcome"]))
         for name, action, outcome in effects:
             try:
-                before = step["observation"]
-                target = target_of(outcome, before, style, summaries=summaries, changes=changes, verdict=verdict)
+                target = target_of(outcome, step["observation"], style, settings)
             except InputError as e:
                 place = f"$.steps[{i}]"
                 raise e.at(place if name == "expert" else f"{place}.alternatives[{name}]") from None

@@ -84,16 +84,7 @@ def _chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSetting
         InputError: The environment is to say what is unknown, and no outcome holds that; or actions are tool calls, and
             the trajectory has no functions.
     """
-    transitions = transitions_of(
-        t,
-        style,
-        expert=settings.expert,
-        pool=settings.pool,
-        first=settings.first,
-        summaries=settings.summaries,
-        changes=settings.changes,
-        verdict=settings.verdict,
-    )
+    transitions = transitions_of(t, style, settings)
     if settings.predictable == "environment":
         observed = [transition.outcome for transition in transitions if transition.target.kind != "summary"]
         if observed and not any(outcome.get("unknown") is not None for outcome in observed):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from eexp.errors import InputError
 
@@ -18,6 +18,12 @@ Skip = Callable[[str], bool]
 
 def no_count(what: str, n: int) -> None:
     """Count nothing: by default, a pure stage has no summary."""
+
+
+def add_counts(count: Count, numbers: Mapping[str, int]) -> None:
+    """Add several numbers to a summary."""
+    for what, n in numbers.items():
+        count(what, n)
 
 
 def stop_at_error(record: dict, error: InputError) -> None:

@@ -332,13 +332,13 @@ def test_changes_have_a_request_of_their_own():
 def test_unknown_parts_of_what_is_new():
     text = "a hall\na lamp\na red box\nthe sea"
     unknown = [[2, 6], [11, 19], [25, 31]]  # hall; mp, a red; he sea
-    target = target_of(outcome(text, unknown=unknown), "a hall\nx", STYLE, changes=True)
+    target = target_of(outcome(text, unknown=unknown), "a hall\nx", STYLE, WorldModelSettings(changes=True))
     assert target.text == "a lamp\na red box\nthe sea"
     assert [target.text[a:b] for a, b in target.unknown] == ["mp", "a red", "he sea"]
-    whole = target_of(outcome(text, unknown=unknown), "y", STYLE, changes=True)
+    whole = target_of(outcome(text, unknown=unknown), "y", STYLE, WorldModelSettings(changes=True))
     assert (whole.text, whole.unknown) == (text, [(2, 6), (11, 19), (25, 31)])
     with pytest.raises(InputError):
-        target_of(outcome("ab", unknown=[[0, 3]]), "", STYLE)
+        target_of(outcome("ab", unknown=[[0, 3]]), "", STYLE, WorldModelSettings())
 
 
 # -- summaries -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from eexp.examples.reflection.situations import Situation
 from eexp.examples.settings import RULES, GuardSettings, ReflectSettings
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import ParsedAnswer, PromptStyle
-from eexp.records.callbacks import Count, OnError
+from eexp.records.callbacks import Count, OnError, add_counts
 from eexp.records.record import canonical, example, seed_of
 
 
@@ -145,8 +145,7 @@ class Draft:
             on_error: A function that takes the trajectory of a state that is set aside.
         """
         trajectory, where = self.situation.trajectory, f"$.steps[{self.situation.i}]"
-        for what, n in self.counts.items():
-            count(what, n)
+        add_counts(count, self.counts)
         if self.left_out:
             count(self.left_out, 1)
             return False
