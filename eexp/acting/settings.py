@@ -76,16 +76,10 @@ class BranchSettings:
 
     Texts of the policy are drawn without replacement or, with `replacement`, each on its own; either way another one is
     drawn where an action is empty, is the expert's, is dropped or is there already.
-
-    Attributes:
-        min_p: The floor: alternatives that are less than this times as probable as the most probable one are dropped.
-            Where texts are drawn without replacement, that is the most probable alternative there is, and `rounds` is
-            not used up on texts below the floor; else it is the most probable one drawn. 0 sets no floor; None is the
-            default of `resolved`.
-        add: Shared among all states by `allocation.allocate`; None adds `k` to every state.
     """
 
     k: int = option(4, "-k", type=Whole(1)).help("Number of alternatives to add to every state.")
+    #: Shared among all states by `allocation.allocate`; None adds `k` to every state.
     add: int | None = option(None, type=Whole(1)).help(
         "Keep the alternatives that are there, and add N in all, where one more is most likely to lead to "
         "something new; -k is then the most for one state."
@@ -102,6 +96,10 @@ class BranchSettings:
         "At every token, draw from the most probable ones only, as few as have this share of the "
         "probability.  [default: from all]"
     )
+    #: The floor: alternatives that are less than this times as probable as the most probable one are dropped. Where
+    #: texts are drawn without replacement, that is the most probable alternative there is, and `rounds` is not used up
+    #: on texts below the floor; else it is the most probable one drawn. 0 sets no floor; None is the default of
+    #: `resolved`.
     min_p: float | None = option(None, type=Number(0, 1), metavar="P").help(
         "Drop alternatives that are less than P times as probable as the most probable one in the same "
         f"state; 0 drops none.  [default: {MIN_P:g} where texts are drawn without replacement, else 0]"

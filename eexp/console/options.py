@@ -353,15 +353,12 @@ _DEFAULT_MAX_TOKENS = {"never": 128, "always": 1024, "auto": 1024}
 
 @dataclasses.dataclass(frozen=True)
 class PolicyOptions:
-    """The policy that a command line names.
-
-    Attributes:
-        think: The value of --think. None, for a command without it, is never, except where a server has to decide.
-    """
+    """The policy that a command line names."""
 
     model: ModelOptions  # the model, "random" or "expert"
     style_name: str | None  # the value of --prompt-style
     max_tokens: int | None  # the longest answer; None for what the model was trained to write
+    #: The value of --think. None, for a command without it, is never, except where a server has to decide.
     think: str | None
 
     def open(self, note: Callable[[str], None]) -> Policy:

@@ -26,28 +26,25 @@ FORK_AUTO = "auto"
 
 @dataclass
 class Observation:
-    """What the agent reads after `reset` and `step`, and how the episode stands.
-
-    Attributes:
-        success: The environment's own judgement, which is believed. None while it cannot tell; where it is None,
-            only a score of 1 counts as success, also before the episode ends (`records.succeeded`).
-        unknown: (start, end) of the parts of the text that nothing before in the episode determines, such as what lies
-            in a room that was never entered, in characters; None where the environment cannot tell.
-        changed: True where the action changed the state although the text may repeat the one before, such as a second
-            `Got 1 log`. None where the texts tell.
-        tools: The functions that an action may call from here on, as OpenAI's schemas: `{"type": "function",
-            "function": {"name", "description", "parameters": JSON Schema}}`. `reset` gives them where there are any,
-            and `step` where they differ from before; None leaves them as they are.
-    """
+    """What the agent reads after `reset` and `step`, and how the episode stands."""
 
     text: str  # what the policy reads
     done: bool = False  # whether the episode is over
     score: float | None = None  # from 0 to 1; None where the environment gives none
     valid: bool = True  # False where the environment refused the action. Its message is then the text.
+    #: The environment's own judgement, which is believed. None while it cannot tell; where it is None,
+    #: only a score of 1 counts as success, also before the episode ends (`records.succeeded`).
     success: bool | None = None
+    #: (start, end) of the parts of the text that nothing before in the episode determines, such as what lies in a room
+    #: that was never entered, in characters; None where the environment cannot tell.
     unknown: list[tuple[int, int]] | None = None
+    #: True where the action changed the state although the text may repeat the one before, such as a second `Got 1
+    #: log`. None where the texts tell.
     changed: bool | None = None
     screenshot: str | None = None  # the file of a picture of what was observed; None where none was kept
+    #: The functions that an action may call from here on, as OpenAI's schemas: `{"type": "function", "function":
+    #: {"name", "description", "parameters": JSON Schema}}`. `reset` gives them where there are any, and `step` where
+    #: they differ from before; None leaves them as they are.
     tools: list[dict] | None = None
 
     def outcome(self) -> dict:

@@ -14,16 +14,13 @@ from eexp.evidence.panels import Key, canonical_json, hash_of, key_of
 
 @dataclass
 class Run:
-    """The episodes of one training run, by task.
-
-    Attributes:
-        refused: Share of the actions of every episode that were refused.
-        totals: Sums over the episodes: episodes, successes, steps, invalid, thoughts, cut_off.
-    """
+    """The episodes of one training run, by task."""
 
     name: str  # the run's name, for messages
     successes: dict[Key, list[bool]] = field(default_factory=dict)  # success of every episode
+    #: Share of the actions of every episode that were refused.
     refused: dict[Key, list[float]] = field(default_factory=dict)
+    #: Sums over the episodes: episodes, successes, steps, invalid, thoughts, cut_off.
     totals: dict[Key, Counter] = field(default_factory=dict)
     kinds: dict[Key, str | None] = field(default_factory=dict)  # the kind of the task
     texts: dict[Key, str] = field(default_factory=dict)  # the task as it goes into the hash of the panel

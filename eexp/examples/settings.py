@@ -243,11 +243,7 @@ class PolicySettings:
 
 @dataclass(frozen=True)
 class RecoverSettings:
-    """Settings of `recover`.
-
-    Attributes:
-        most: Largest number of mistakes in one state; a state with one gets each further one with probability 1/2.
-    """
+    """Settings of `recover`."""
 
     pool: str | None = option(None, metavar="NAME").help(
         "Draw from the alternatives of this pool.  [default: from all]"
@@ -255,6 +251,7 @@ class RecoverSettings:
     share: float = option(1.0, type=Number(0, 1), metavar="SHARE").help(
         "Share of the states with refused alternatives that get a mistake."
     )
+    #: Largest number of mistakes in one state; a state with one gets each further one with probability 1/2.
     most: int = option(3, type=Whole(1)).help("Largest number of mistakes in one state.")
     seed: int = SEED.field()
 
@@ -313,12 +310,9 @@ class SelectSettings:
 
 @dataclass(frozen=True)
 class MixSettings:
-    """Settings of `mix`.
+    """Settings of `mix`."""
 
-    Attributes:
-        limit: At most that many examples, drawn from the whole mixture: the first in its order.
-    """
-
+    #: At most that many examples, drawn from the whole mixture: the first in its order.
     limit: int | None = option(None, type=Whole(0)).help("At most that many examples in all.  [default: no limit]")
     shuffle: bool = option(True).help("Mix the order, or leave one file after the other.")
     duplicates: str = option("keep", type=Word(["keep", "exact", "near"])).help(

@@ -26,15 +26,12 @@ _WORD = re.compile(r"\s*\S+")
 
 
 class Target(Struct, frozen=True):
-    """The text to predict for an outcome.
-
-    Attributes:
-        kind: "observation", "summary", "changes" where the text holds only the lines that are new, or "verdict" where
-            its last line is the kind of the transition (outcomes.TRANSITIONS).
-    """
+    """The text to predict for an outcome."""
 
     text: str  # the text
     unknown: list[Range]  # the parts that are unknown beforehand, as [start, end) in characters of the text, in order
+    #: "observation", "summary", "changes" where the text holds only the lines that are new, or "verdict" where its last
+    #: line is the kind of the transition (outcomes.TRANSITIONS).
     kind: str = "observation"
 
 

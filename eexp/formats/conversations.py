@@ -112,17 +112,14 @@ class Call:
 
 @dataclass
 class Utterance:
-    """One turn of a conversation.
-
-    Attributes:
-        thought: The agent's thought before the text, from a field of the format or a leading `<think>` block.
-    """
+    """One turn of a conversation."""
 
     role: str  # SYSTEM, ENVIRONMENT or AGENT
     text: str  # the text of the turn; beside a call, the text that is not the call
     at: str  # the place of the text in the record, as a JSON path
     loss: Any = None  # the turn's `loss` in AgentTraj-L
     call: Call | None = None  # the action, where it is a call of a tool
+    #: The agent's thought before the text, from a field of the format or a leading `<think>` block.
     thought: str | None = None
 
 

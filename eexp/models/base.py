@@ -30,20 +30,17 @@ _MARGIN = 1.25  # tokens that an answer may take, for each token of the longest 
 
 @dataclass
 class Sample:
-    """A text drawn from a model, or scored by it.
-
-    Attributes:
-        logprob: Natural log-probability of the text with its stop token, under the model at temperature 1; None where
-            the backend does not report it.
-        message: The assistant's message, from a server that was told of functions; it may have calls.
-    """
+    """A text drawn from a model, or scored by it."""
 
     text: str
+    #: Natural log-probability of the text with its stop token, under the model at temperature 1; None where the backend
+    #: does not report it.
     logprob: float | None = None
     tokens: int = 0  # number of tokens, without the stop token
     finished: bool = True  # False where the text was cut at the token limit
     ids: Sequence[int] | None = None  # token ids of a scored text, the stop token included
     logprobs: Sequence[float] | None = None  # log-probability of each of `ids`
+    #: The assistant's message, from a server that was told of functions; it may have calls.
     message: Message | None = None
 
 
@@ -85,42 +82,36 @@ class PlaySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Generic[S]):
-    """How to draw samples: texts from a model (`Draw`) or actions from a policy (`policy.ActionDraw`).
-
-    Attributes:
-        accept: Judges every sample once, in a fixed order. A sample that it refuses does not count, and another one is
-            drawn, until `n` are accepted or `most` were judged. None accepts every sample.
-        distinct: Draw complete samples without replacement, the most probable first on average; else independently.
-        top_p: At every token, draw from the most probable tokens only, as few as have this share of the probability at
-            the sampling temperature (a nucleus).
-        min_p: Of the contending samples, draw only those that are at least this share as probable as the most probable
-            one of them. For drawing without replacement from a model that is `exact`; other models ignore it.
-        contends: Decides whether a sample may be the most probable one for `min_p`; it must not depend on earlier
-            draws. None: every sample contends.
-    """
+    """How to draw samples: texts from a model (`Draw`) or actions from a policy (`policy.ActionDraw`)."""
 
     n: int = 1  # number of samples
     temperature: float = 1.0  # sampling temperature; 0 is greedy
     seed: int = 0  # decides all draws of the request
+    #: Judges every sample once, in a fixed order. A sample that it refuses does not count, and another one is drawn,
+    #: until `n` are accepted or `most` were judged. None accepts every sample.
     accept: Callable[[S], bool] | None = None
     most: int | None = None  # maximum number of samples that are judged; `n` if None
+    #: Draw complete samples without replacement, the most probable first on average; else independently.
     distinct: bool = False
+    #: At every token, draw from the most probable tokens only, as few as have this share of the probability at the
+    #: sampling temperature (a nucleus).
     top_p: float | None = None
+    #: Of the contending samples, draw only those that are at least this share as probable as the most probable one of
+    #: them. For drawing without replacement from a model that is `exact`; other models ignore it.
     min_p: float | None = None
+    #: Decides whether a sample may be the most probable one for `min_p`; it must not depend on earlier draws. None:
+    #: every sample contends.
     contends: Callable[[S], bool] | None = None
 
 
 @dataclass(frozen=True)
 class Draw(Sampling[Sample]):
-    """A request for `n` texts.
-
-    Attributes:
-        allowed: The only texts that may be written, enforced token by token; None allows every text.
-    """
+    """A request for `n` texts."""
 
     prompt: Messages  # a chat that ends where the assistant is to answer
     _: KW_ONLY
     max_tokens: int = 48  # maximum number of tokens of a text
+    #: The only texts that may be written, enforced token by token; None allows every text.
     allowed: Sequence[str] | None = None
     prefix: str = ""  # the beginning of the answer, which is given; the texts do not repeat it
     tools: Sequence[dict] = ()  # the functions that the prompt shows, and that `Model.message` finds calls of
@@ -128,16 +119,13 @@ class Draw(Sampling[Sample]):
 
 @dataclass(frozen=True)
 class Score:
-    """A request for the log-probability of each completion, with its stop token, as an answer to `prompt`.
-
-    Attributes:
-        ids: Token ids of each completion, the stop token included, where they differ from those that the model's
-            tokenizer gives for the text alone (`Model.encode` gives those of training).
-    """
+    """A request for the log-probability of each completion, with its stop token, as an answer to `prompt`."""
 
     prompt: Messages
     completions: Sequence[str]
     prefix: str = ""  # as in `Draw`
+    #: Token ids of each completion, the stop token included, where they differ from those that the model's tokenizer
+    #: gives for the text alone (`Model.encode` gives those of training).
     ids: Sequence[Sequence[int]] | None = None
     tools: Sequence[dict] = ()  # as in `Draw`
 

@@ -16,11 +16,7 @@ from eexp.prompts import Messages, ParsedAnswer, PromptStyle
 
 @dataclass
 class State:
-    """The state in which an agent acts.
-
-    Attributes:
-        recalled: Past episodes to show before, each as its instruction and its steps.
-    """
+    """The state in which an agent acts."""
 
     instruction: str  # the task in words
     steps: Sequence[dict]  # the steps before, each with `observation`, `action` and perhaps `thought`
@@ -28,6 +24,7 @@ class State:
     admissible: list[str] | None = None  # the admissible actions, if they are known
     expert: str | None = None  # the action of the environment's expert, if it is known
     tools: list[dict] | None = None  # the functions that the environment offers, if it offers any
+    #: Past episodes to show before, each as its instruction and its steps.
     recalled: Sequence[tuple[str, Sequence[dict]]] = ()
 
 

@@ -44,15 +44,12 @@ class Act(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Action(Struct, frozen=True, forbid_unknown_fields=True):
-    """The form of an action: between `open` and `close`; without `close`, on one line.
-
-    Attributes:
-        calls: Whether actions that are calls are tool calls of the chat (prompts/tool_calls.py). Then there are no
-            marks, and other actions are plain text.
-    """
+    """The form of an action: between `open` and `close`; without `close`, on one line."""
 
     open: str = "Action: "
     close: str = ""
+    #: Whether actions that are calls are tool calls of the chat (prompts/tool_calls.py). Then there are no marks, and
+    #: other actions are plain text.
     calls: bool = False
 
     @property
@@ -77,30 +74,24 @@ class Thought(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class History(Struct, frozen=True, forbid_unknown_fields=True):
-    """The part of the earlier steps that a prompt shows.
-
-    Attributes:
-        observation_characters: Length to which observations before the last one are cut; None cuts none.
-        left_out: The text in place of steps that are left out, with {n} for their number.
-    """
+    """The part of the earlier steps that a prompt shows."""
 
     steps: Optional[Annotated[int, Meta(ge=1)]] = None  # number of the latest steps that are shown; None shows all
+    #: Length to which observations before the last one are cut; None cuts none.
     observation_characters: Optional[Annotated[int, Meta(ge=1)]] = None
     thoughts: Literal["drop", "keep"] = "drop"  # whether the agent's earlier thoughts are shown
+    #: The text in place of steps that are left out, with {n} for their number.
     left_out: str = "({n} earlier steps are left out.)"
 
 
 class WorldModel(Struct, frozen=True, forbid_unknown_fields=True):
-    """The request for the next state, and the marks around the answer.
-
-    Attributes:
-        request_changes: The request where the answer holds only what is new.
-        request_verdict: The request where the answer is one word, the kind of the transition, or ends with it.
-    """
+    """The request for the next state, and the marks around the answer."""
 
     system: str = ""  # the system message; if empty, that of acting
     request: _Text = "What is observed next?"
+    #: The request where the answer holds only what is new.
     request_changes: _Text = "What is new in what is observed next?"
+    #: The request where the answer is one word, the kind of the transition, or ends with it.
     request_verdict: _Text = "Is it accepted, and does it change anything?"
     unchanged: _Text = "(Nothing changes.)"  # the answer to that request where nothing is new
     open: _Text = "<next_state>\n"
@@ -180,14 +171,11 @@ class Answer(Struct, frozen=True):
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """The parts of a text that a policy has written.
-
-    Attributes:
-        cut_off: Whether the text ended at the token limit before its action was complete; the action is empty then.
-    """
+    """The parts of a text that a policy has written."""
 
     action: str  # the action; empty where there is none
     thought: str = ""  # the thought before it; empty where there is none
+    #: Whether the text ended at the token limit before its action was complete; the action is empty then.
     cut_off: bool = False
 
 

@@ -277,14 +277,10 @@ def read(files: Sequence[str], *types: str) -> Reader:
 
 
 class Reader(Iterator[dict]):
-    """The iterator that `read` returns.
-
-    Attributes:
-        place: The place of the record that was read last, such as `file.jsonl:41`.
-    """
+    """The iterator that `read` returns."""
 
     def __init__(self, files: Sequence[str], types: Sequence[str]):
-        self.place = ""
+        self.place = ""  # the place of the record that was read last, such as `file.jsonl:41`
         self._records = self._read(files, types)
 
     def __iter__(self) -> Iterator[dict]:

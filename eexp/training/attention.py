@@ -64,25 +64,19 @@ class LineBatch:
 
 @dataclass
 class AttentionPlan:
-    """How layers of one kind attend within a tree of T tokens.
-
-    Attributes:
-        places: [T] where the output of each token is among those of `lines` and `blocks`; None if in order.
-    """
+    """How layers of one kind attend within a tree of T tokens."""
 
     lines: list[LineBatch]  # lines that need no mask
     blocks: list[Block]  # all other queries
+    #: [T] where the output of each token is among those of `lines` and `blocks`; None if in order.
     places: torch.Tensor | None
 
 
 @dataclass(eq=False)
 class LayerMask:
-    """What one kind of layer sees, in place of the mask that transformers would make for it.
+    """What one kind of layer sees, in place of the mask that transformers would make for it."""
 
-    Attributes:
-        function: (batch index, head index, position of the query, position of the key) -> whether it is seen.
-    """
-
+    #: (batch index, head index, position of the query, position of the key) -> whether it is seen.
     function: Callable[..., Any]
 
 

@@ -32,19 +32,16 @@ class Segment(NamedTuple):
 
 @dataclass
 class Row:
-    """One tokenised example: the loss falls on ids[n_prompt:], times `weight` and the weight of each token's segment.
+    """One tokenised example: the loss falls on ids[n_prompt:], times `weight` and the weights of their segments."""
 
-    Attributes:
-        ids: The tokens up to the last target; four bytes each, for a row has its whole history, and a run all its rows.
-        n_completion: Number of tokens of the completion, including those after the last target, which `ids` lacks.
-    """
-
+    #: The tokens up to the last target; four bytes each, for a row has its whole history, and a run all its rows.
     ids: array[int]
     n_prompt: int  # number of tokens before the completion
     weight: float  # factor of the loss of all targets
     group: str | None = None  # the trajectory that the example was made from
     kind: str = ""  # the example's kind
     segments: Sequence[Segment] = ()  # those of all tokens from n_prompt on, in order; by default one of weight 1
+    #: Number of tokens of the completion, including those after the last target, which `ids` lacks.
     n_completion: int = 0
     thought: bool = False  # whether there is a thought in it
     id: str = ""  # the example's id, for messages

@@ -12,11 +12,7 @@ from eexp.training.job import ExampleSource
 
 
 class ExampleLog:
-    """Checks the examples that are read, and keeps what eexp.json is to say about them.
-
-    Attributes:
-        style: Label of the examples' prompt style; None while no example has named one.
-    """
+    """Checks the examples that are read, and keeps what eexp.json is to say about them."""
 
     def __init__(self, style: str | None = None, excluded_groups: Collection[str] = ()) -> None:
         """Open an empty log.
@@ -25,7 +21,7 @@ class ExampleLog:
             style: The only prompt style allowed; None for that of the first example that names one.
             excluded_groups: Trajectories of which no example is allowed.
         """
-        self.style = style
+        self.style = style  # label of the examples' prompt style; None while no example has named one
         self._excluded_groups = excluded_groups
         self._digest = hashlib.sha256()
         self._kinds: dict[str, int] = {}

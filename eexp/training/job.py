@@ -30,12 +30,7 @@ class ExampleSource:
 
 @dataclass
 class Job:
-    """A training run that is planned, before any update is computed and any file is written.
-
-    Attributes:
-        target_budget: Target tokens that all updates together should have; None without `--budget-like`.
-        update_weight: What the losses of every update are divided by; None for the weight of its own targets.
-    """
+    """A training run that is planned, before any update is computed and any file is written."""
 
     settings: Settings
     objective: Objective  # what the run learns
@@ -45,7 +40,9 @@ class Job:
     rows: list[Row]
     updates: Updates  # indices into `rows`, for every update
     packing: Packing  # how rows share a pass
+    #: Target tokens that all updates together should have; None without `--budget-like`.
     target_budget: int | None = None
+    #: What the losses of every update are divided by; None for the weight of its own targets.
     update_weight: float | None = None
     validation_rows: list[Row] = field(default_factory=list)  # the rows to validate with
     run: dict[str, Any] = field(default_factory=dict)  # the contents of eexp.json, so far

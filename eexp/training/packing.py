@@ -20,28 +20,22 @@ from eexp.training.data import Row
 
 @dataclass
 class Part:
-    """The tensors of one pass: R texts (one tree, or R padded rows), K columns with logits, N targets.
-
-    Attributes:
-        row_targets: For each row, in the order given, which of the N are its targets; rows of a tree may share them.
-    """
+    """The tensors of one pass: R texts (one tree, or R padded rows), K columns with logits, N targets."""
 
     inputs: dict[str, Any]  # arguments of the model: input_ids [R, tokens] and what belongs to them
     keep: torch.Tensor  # [K] the columns whose logits are computed
     logit_index: torch.Tensor  # [N] the place of each target's logits among the flattened [R * K]
     tokens: torch.Tensor  # [N] the token to predict
     weights: torch.Tensor  # [N] the weight of its loss
+    #: For each row, in the order given, which of the N are its targets; rows of a tree may share them.
     row_targets: Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Packing:
-    """A way to put rows into passes.
+    """A way to put rows into passes."""
 
-    Attributes:
-        cut: Yields rows in parts of at most so many tokens, or of one row that alone has more.
-    """
-
+    #: Yields rows in parts of at most so many tokens, or of one row that alone has more.
     cut: Callable[[Sequence[Row], int], Iterator[list[Row]]]
     size: Callable[[Sequence[Row]], int]  # returns the tokens that are computed for the rows of a part
     part: Callable[[Sequence[Row], torch.device | str], Part]  # returns the tensors of a part, on a device

@@ -248,14 +248,11 @@ class Simulator:
         memory: The most memory of the JVM, as its option -Xmx has it.
         limit: Seconds for one answer.
 
-    Attributes:
-        users: How many environments use it.
-
     Raises:
         EexpError: The JVM does not start.
     """
 
-    users = 1
+    users = 1  # how many environments use it
 
     def __init__(self, memory: str, limit: float):
         from py4j.java_gateway import GatewayParameters, find_jar_path

@@ -11,14 +11,10 @@ _FEWEST = 10  # reflections from which a share can be told
 
 
 class SharedSentences:
-    """How many reflections have each sentence. The last one of a reflection, which names its action, does not count.
-
-    Attributes:
-        reflections: How many there were.
-    """
+    """How many reflections have each sentence. The last one of a reflection, which names its action, does not count."""
 
     def __init__(self) -> None:
-        self.reflections = 0
+        self.reflections = 0  # how many there were
         self._counts: Counter[str] = Counter()
 
     def add(self, thought: str) -> None:

@@ -22,15 +22,12 @@ NO_CONTENDER = "state[s] without a contender, an alternative that did worse"
 
 @dataclass(frozen=True)
 class Situation:
-    """A state of a trajectory, with the outcomes of its actions.
-
-    Attributes:
-        contenders: The executed alternatives that did worse, in the order of the record.
-    """
+    """A state of a trajectory, with the outcomes of its actions."""
 
     trajectory: dict
     i: int
     outcome: dict | None  # the outcome of the expert's action, or None
+    #: The executed alternatives that did worse, in the order of the record.
     contenders: list[dict] = field(default_factory=list)
     as_good: int = 0  # the number of executed alternatives that did as well
     left_out: str = ""  # the reason why no reflection is written, or ""

@@ -44,17 +44,14 @@ class Full(Exception):
 
 
 class Decoder(Protocol):
-    """A model's memory, and the evaluation of tokens in it.
-
-    Attributes:
-        cuts: Whether a sequence can be forked and trimmed at any of its tokens. If not, no item is of two sequences.
-    """
+    """A model's memory, and the evaluation of tokens in it."""
 
     sequences: int  # number of sequences
     cells: int  # number of tokens that fit in; a token that several sequences share counts once
     batch: int  # maximum number of items evaluated at once
     outputs: int  # maximum number of items of a batch whose logits are returned
     step: int  # number of texts that are written side by side most efficiently
+    #: Whether a sequence can be forked and trimmed at any of its tokens. If not, no item is of two sequences.
     cuts: bool
 
     def decode(self, items: Sequence[Item]) -> list[Logits]:

@@ -26,16 +26,13 @@ from eexp.models.engine.tree import TRUNK, Branch, Chain, PrefixTree
 
 @dataclass(eq=False)
 class DrawJob:
-    """A request that is being answered.
-
-    Attributes:
-        open_nodes: Those of its search since the latest step, for a schedule that needs them (states.py).
-    """
+    """A request that is being answered."""
 
     request: Draw
     search: Search
     branch: Branch  # its prompt, and what the tree holds of its texts
     evictions: int = 0  # number of times that it lost all its chains
+    #: Those of its search since the latest step, for a schedule that needs them (states.py).
     open_nodes: list[Node] | None = None
 
     @property

@@ -73,19 +73,13 @@ class _SharedToken:
 
 
 class _Wave:
-    """Texts that are scored together.
-
-    Attributes:
-        forks: Position at which each text leaves the trunk.
-        last_fork: Position at which the last text does; that of the trunk's end before the first.
-        tokens: What is to be evaluated of them.
-    """
+    """Texts that are scored together."""
 
     def __init__(self, trunk: int):
-        self.last_fork = trunk
-        self.forks: list[int] = []
+        self.last_fork = trunk  # position at which the last text does; that of the trunk's end before the first
+        self.forks: list[int] = []  # position at which each text leaves the trunk
         self.texts: list[ScoredText] = []
-        self.tokens: list[_SharedToken] = []
+        self.tokens: list[_SharedToken] = []  # what is to be evaluated of them
 
     def add(self, text: ScoredText, fork: int) -> None:
         """Add a text that leaves the trunk at position `fork`."""

@@ -49,15 +49,12 @@ class Chain:
 
 @dataclass(eq=False)
 class Branch:
-    """The part of a tree that belongs to one request.
-
-    Attributes:
-        detached: Number of cells of the prompt that are detached from the trunk; where several branches share them,
-            those with the longest prompt count.
-    """
+    """The part of a tree that belongs to one request."""
 
     prompt: list[int]  # tokens of its prompt
     chains: list[Chain] = field(default_factory=list)  # its chains, in the order in which they were forked
+    #: Number of cells of the prompt that are detached from the trunk; where several branches share them, those with the
+    #: longest prompt count.
     detached: int = 0
 
     def holding(self, depth: int, node: Node | None) -> Chain | None:

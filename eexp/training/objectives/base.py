@@ -28,12 +28,9 @@ LogprobsOf = Callable[[Sequence[Row]], Sequence[Sequence[float]]]
 
 
 class UpdateLoss(ABC):
-    """The loss of one update, which is computed pass by pass.
+    """The loss of one update, which is computed pass by pass."""
 
-    Attributes:
-        sums: Sums over the passes so far, a vector on the device, for `measures`; None for an objective without any.
-    """
-
+    #: Sums over the passes so far, a vector on the device, for `measures`; None for an objective without any.
     sums: torch.Tensor | None = None
 
     @abstractmethod

@@ -87,14 +87,11 @@ class Browser:
         limit: Seconds for one answer.
         sandbox: Whether to use Chromium's sandbox, which root cannot.
 
-    Attributes:
-        users: How many environments use it.
-
     Raises:
         EexpError: There is no Chromium, or it does not start.
     """
 
-    users = 1
+    users = 1  # how many environments use it
 
     def __init__(self, limit: float, sandbox: bool = True):
         program = find_chromium()
