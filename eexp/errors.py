@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INPUT, EXIT_SET_ASIDE = 0, 1, 2, 3, 4
-#: Of a command that was ended by a signal: this and the signal's number, as shells have it.
-EXIT_SIGNAL = 128
+EXIT_SIGNAL = 128  # of a command that was ended by a signal: this and the signal's number, as shells have it
 
 
 class EexpError(Exception):

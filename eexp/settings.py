@@ -20,8 +20,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-#: The default of an option that must be given.
-REQUIRED: Any = dataclasses.MISSING
+REQUIRED: Any = dataclasses.MISSING  # the default of an option that must be given
 
 OPTION = "option"  # the key in a field's metadata
 

@@ -22,8 +22,7 @@ from eexp.records.record import seed_of
 if TYPE_CHECKING:
     from eexp.envs.differences import Difference
 
-#: Step, and number of the alternative among those to execute there.
-Place = tuple[int, int]
+Place = tuple[int, int]  # step, and number of the alternative among those to execute there
 
 #: Of an environment's first alternatives in a run, at least FIRST_SHARE is audited, and one in every trajectory.
 FIRST = 200

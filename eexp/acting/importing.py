@@ -29,8 +29,7 @@ from eexp.workers.jobs import Runner, job_of, results
 
 FORMATS = {**conversations.FORMATS, **logs.IMPORTED}
 
-#: A function that is called with a remark for the user.
-Note = Callable[[str], None]
+Note = Callable[[str], None]  # a function that is called with a remark for the user
 
 
 def ignore_note(text: str) -> None:

@@ -24,8 +24,7 @@ from eexp.workers.supervisor import TRIES, repeated_failure
 AHEAD = 4
 JUDGED = "action[s] judged by the world model"
 WITHOUT_VERDICT = "of them without a verdict"
-#: Transitions that lead nowhere.
-_IDLE = ("invalid", "unchanged")
+_IDLE = ("invalid", "unchanged")  # transitions that lead nowhere
 
 
 def panel(env: Environment, split: str, n: int | None, skip: int = 0) -> list[dict]:

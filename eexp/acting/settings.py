@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
 SOURCES = ["policy", "admissible", "mixed", "scored"]
 
-#: The default of --min-p where texts are drawn without replacement.
-MIN_P = 0.05
+MIN_P = 0.05  # the default of --min-p where texts are drawn without replacement
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from typing import Any
 
 from eexp.errors import EnvironmentFailed, UsageError, environment_errors, short
 
-#: Seconds that a step may take, where neither the environment nor the user gives a limit.
-STEP_LIMIT = 300.0
+STEP_LIMIT = 300.0  # seconds that a step may take, where neither the environment nor the user gives a limit
 
 #: The ways to fork an environment (eexp/envs/forking.py), the best one first, and the choice among them.
 FORK_WAYS = ("state", "process", "replay")
@@ -75,10 +74,8 @@ class Environment(ABC):
         NoRoom: Its server is full.
     """
 
-    #: The spec that opens this environment again, as written into records.
-    spec: str = ""
-    #: How many actions an episode may take, unless the caller says otherwise.
-    max_steps: int = 50
+    spec: str = ""  # the spec that opens this environment again, as written into records
+    max_steps: int = 50  # how many actions an episode may take, unless the caller says otherwise
     #: Whether all its state is in the memory of this process and one thread works on it, C libraries included: a fork
     #: of the process is then an exact copy. Files, sockets, threads and child processes that `step` uses rule it out.
     in_process: bool = False

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: Most assignments of labels that are all computed; 9 runs against 9 have 48,620.
-MOST_ASSIGNMENTS = 200_000
+MOST_ASSIGNMENTS = 200_000  # most assignments of labels that are all computed; 9 runs against 9 have 48,620
 
 
 def sign_flip_p(differences: Sequence[float], episodes: int = 1) -> float:

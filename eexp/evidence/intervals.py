@@ -32,8 +32,7 @@ import numpy as np
 
 Array = np.ndarray
 
-#: Episodes added for each method that it alone wins.
-ADDED = 0.5
+ADDED = 0.5  # episodes added for each method that it alone wins
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from typing import cast
 
 import numpy as np
 
-#: Points of the grid on which the density of the sum of increments is computed.
-_POINTS = 301
+_POINTS = 301  # points of the grid on which the density of the sum of increments is computed
 
 
 @lru_cache(maxsize=4096)

@@ -21,10 +21,8 @@ from eexp.evidence.intervals import ADDED
 from eexp.evidence.results import check_same_tasks, read_run
 from eexp.evidence.settings import PowerSettings
 
-#: Assumed without a pilot run.
-ALIKE, RUN_SD = 0.3, 0.03
-#: Numbers of tasks and of training runs, where none are given.
-TASKS, RUNS = (50, 100, 200, 500, 1000), (1, 3, 5)
+ALIKE, RUN_SD = 0.3, 0.03  # assumed without a pilot run
+TASKS, RUNS = (50, 100, 200, 500, 1000), (1, 3, 5)  # numbers of tasks and of training runs, where none are given
 
 _STEPS = (np.arange(50) + 0.5) / 50
 

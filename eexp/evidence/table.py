@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 from eexp.system.terminal import align
 
-#: Shares of all actions from which a remark is made.
-_MOST, _SOME = 0.9, 0.1
+_MOST, _SOME = 0.9, 0.1  # shares of all actions from which a remark is made
 
 
 def comparison_table(rows: Sequence[dict], *, by_kind: bool = False, refused: bool = False) -> str:

@@ -26,8 +26,7 @@ _RUN = 3  # words
 _PERMUTATIONS = 128
 #: The costs of a pair that is compared in vain and of one that is missed; the comparison itself is exact.
 _WEIGHTS = (0.2, 0.8)  # false positives, false negatives
-#: Where an example is: the number of its file, and its offset there.
-ExamplePlace = tuple[int, int]
+ExamplePlace = tuple[int, int]  # where an example is: the number of its file, and its offset there
 
 
 def digest(example: dict) -> bytes:

@@ -15,8 +15,7 @@ from eexp.examples.settings import RecoverSettings
 from eexp.records.callbacks import Count, no_count
 from eexp.records.record import alternatives_of, is_only_shown, seed_of
 
-#: The counter of inserted mistakes.
-INSERTED = "mistake[s] put in"
+INSERTED = "mistake[s] put in"  # the counter of inserted mistakes
 
 
 def recover(

@@ -29,8 +29,7 @@ from eexp.errors import InputError
 from eexp.formats.names import AGENTTRAJ, ARGUMENT, ETO, MARKED, MESSAGES, WHOLE
 from eexp.prompts.calls import format_call
 
-#: Roles of speakers.
-SYSTEM, ENVIRONMENT, AGENT = "system", "environment", "agent"
+SYSTEM, ENVIRONMENT, AGENT = "system", "environment", "agent"  # roles of speakers
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,13 @@ MARKED, WHOLE, ARGUMENT = "marked", "whole", "argument"
 
 AGENTTRAJ, ETO, MESSAGES = "agenttraj", "eto", "messages"
 ATIF, VERIFIERS, INSPECT = "atif", "verifiers", "inspect"
-#: The formats of logs.
-LOGS = (ATIF, VERIFIERS, INSPECT)
+LOGS = (ATIF, VERIFIERS, INSPECT)  # the formats of logs
 #: The formats of conversations that `eexp import` reads, and those of them in which an agent may call tools.
 CONVERSATIONS = (AGENTTRAJ, ETO, MESSAGES, *LOGS)
 WITH_TOOLS = (MESSAGES, *LOGS)
 
-#: The format of rows that `eexp export-log` writes.
-SFT = "sft"
+SFT = "sft"  # the format of rows that `eexp export-log` writes
 #: The formats of rows that `eexp import` reads, each with the kind of the examples.
 ROWS = {"expert_sft": "imitation", "iwm_sft": "world_model", "reflection_sft": "reflection"}
 
-#: Episodes of `eexp eval`.
-EPISODES = "episodes"
+EPISODES = "episodes"  # episodes of `eexp eval`

@@ -33,8 +33,7 @@ from eexp.records.types import check
 
 _AGENT = "assistant"
 _ROLES = ("system", "user", _AGENT, "tool")
-#: Fields of an example that stand in the row itself.
-_IN_MESSAGES = ("prompt", "completion", "tools")
+_IN_MESSAGES = ("prompt", "completion", "tools")  # fields of an example that stand in the row itself
 #: A thought before an action, with labels on lines of their own or in tags.
 _FORMS = (
     re.compile(r"\AThought:\n.*\n\n(?=Action:\n)", re.DOTALL),

@@ -55,8 +55,7 @@ _ARCHITECTURES = {
 }
 #: Parts of a model of images and text that a model of text is without, as transformers loads it too.
 _NOT_TEXT = ("model.visual.", "mtp.")
-#: Layers that are not attention, by architecture.
-_RECURRENT = {"qwen35": "linear_attention", "lfm2": "conv"}
+_RECURRENT = {"qwen35": "linear_attention", "lfm2": "conv"}  # layers that are not attention, by architecture
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 

@@ -23,8 +23,7 @@ from eexp.system.terminal import tell
 #: Keys of eexp.json that a GGUF file keeps beside the style's label: enough to prompt the model as in training.
 _PLAY_KEYS = ("style", "think", "longest_completion")
 
-#: The files that are needed of a model on the hub.
-_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # the files that are needed of a model on the hub
 
 
 def export(

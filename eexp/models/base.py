@@ -160,22 +160,17 @@ class Answering(Protocol[R_contra, A]):
 class Model(ABC):
     """A language model that answers chats. It is a context manager, and is to be closed after use."""
 
-    #: The spec on the command line.
-    spec: str = ""
+    spec: str = ""  # the spec on the command line
     #: Identifies the weights in lineage: `sha256:` and 16 hex digits for files, the name for servers.
     fingerprint: str = ""
-    #: How to prompt it, according to its training.
-    play_settings: PlaySettings = PlaySettings()
-    #: How it runs, in words, with every setting that the backend chose.
-    settings: str = ""
-    #: Whether it can draw without replacement and score; a server that only writes texts cannot.
-    exact: bool = True
+    play_settings: PlaySettings = PlaySettings()  # how to prompt it, according to its training
+    settings: str = ""  # how it runs, in words, with every setting that the backend chose
+    exact: bool = True  # whether it can draw without replacement and score; a server that only writes texts cannot
 
     def __init__(self) -> None:
         #: The cost of the answers: "prompt tokens evaluated", "text tokens evaluated" beside those, "text[s] written".
         self.counts: Counter[str] = Counter()
-        #: Shows the user a remark on how the model answers.
-        self.note: Callable[[str], None] = lambda text: None
+        self.note: Callable[[str], None] = lambda text: None  # shows the user a remark on how the model answers
 
     @abstractmethod
     def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Samples]]:

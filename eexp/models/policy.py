@@ -56,8 +56,7 @@ class ActionScore:
 
 
 ActionRequest = ActionDraw | ActionScore
-#: The proposed actions, or the reason why there can be none.
-Proposals = list[Proposal] | InputError
+Proposals = list[Proposal] | InputError  # the proposed actions, or the reason why there can be none
 
 
 class Policy(ABC):
@@ -67,12 +66,9 @@ class Policy(ABC):
     style_label: str | None = None
     max_tokens: int | None = None
     think: str = "never"
-    #: The optional fields of a State that the policy requires.
-    needs: frozenset[str] = frozenset()
-    #: Whether its prompts list the admissible actions.
-    lists_admissible: bool = False
-    #: Whether it can draw without replacement, keep `ActionDraw.min_p`, and score.
-    exact: bool = False
+    needs: frozenset[str] = frozenset()  # the optional fields of a State that the policy requires
+    lists_admissible: bool = False  # whether its prompts list the admissible actions
+    exact: bool = False  # whether it can draw without replacement, keep `ActionDraw.min_p`, and score
 
     @property
     def counts(self) -> Counter[str]:

@@ -9,8 +9,7 @@ from eexp.models.base import Draw, Episodes, Model, Samples
 from eexp.models.policy import State
 from eexp.prompts import PromptStyle
 
-#: Tokens that an answer may take: an observation, and the verdict after it.
-_MAX_TOKENS = 512
+_MAX_TOKENS = 512  # tokens that an answer may take: an observation, and the verdict after it
 
 
 class Predictor:

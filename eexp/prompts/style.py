@@ -28,8 +28,7 @@ from eexp.records.spans import named_span
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: Messages of a chat, as in records.Message.
-Messages = list[Message]
+Messages = list[Message]  # messages of a chat, as in records.Message
 
 _Text = Annotated[str, Meta(min_length=1)]
 

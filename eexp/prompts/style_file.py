@@ -7,8 +7,7 @@ import orjson
 from eexp.prompts.style import PromptStyle
 from eexp.system.terminal import HIDDEN
 
-#: An answer with characters that marks may consist of.
-_THOUGHT, _ACTION = "It is closed.", "open the door: now"
+_THOUGHT, _ACTION = "It is closed.", "open the door: now"  # an answer with characters that marks may consist of
 
 
 def unreadable_answers(style: PromptStyle) -> list[str]:

@@ -46,8 +46,7 @@ PROBE_TOOLS = [
     }
 ]
 PROBE_PROMPT: list[Message] = [{"role": "user", "content": "?"}]
-#: The private thinking of a reasoning model.
-PRIVATE = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+PRIVATE = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)  # the private thinking of a reasoning model
 _JSON = json.JSONDecoder(strict=False)  # models write line ends into strings
 _LARGEST = 2**63  # integers in records are below it
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from eexp.records.record import canonical, expert_outcome, succeeded
 
-#: The kinds of transition, as `Example.transition` names them.
-TRANSITIONS = ("invalid", "unchanged", "done", "changed")
+TRANSITIONS = ("invalid", "unchanged", "done", "changed")  # the kinds of transition, as `Example.transition` names them
 
 #: The ways in which an alternative may have done worse than the expert's action, the first one that holds is named.
 SHORTCOMINGS = ("refused", "ended", "score", "unchanged", "later")

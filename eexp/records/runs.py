@@ -21,8 +21,7 @@ from eexp.data import BUILT_IN, TINY
 from eexp.errors import EexpError, short
 from eexp.records.types import explain
 
-#: The file beside the weights that describes their training.
-RUN_FILE = "eexp.json"
+RUN_FILE = "eexp.json"  # the file beside the weights that describes their training
 
 
 def built_in_directory(name: str) -> Path:
@@ -154,8 +153,7 @@ def refuse_unfinished(directory: str | os.PathLike) -> None:
 
 # -- PEFT adapters -----------------------------------------------------------------------------------------------------
 
-#: The file beside an adapter's weights that makes a directory an adapter.
-ADAPTER_FILE = "adapter_config.json"
+ADAPTER_FILE = "adapter_config.json"  # the file beside an adapter's weights that makes a directory an adapter
 #: The kinds of adapters that are weights alone. PEFT opens further files, which the configuration names, for others:
 #: models of the hub for XLORA and SHADOW, initial values for prompts.
 _ADAPTER_KINDS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "HRA", "VERA", "RANDLORA", "LN_TUNING")

@@ -31,8 +31,7 @@ from eexp.errors import UsageError
 #: Bytes that one answer may have; a program that never stops writing must not fill the memory of this process.
 MAX_LINE = 16 << 20
 DEFAULT_LIMIT = 60.0  # seconds
-#: Seconds that a guard may take to kill the processes it guards.
-LONGEST_END = 15.0
+LONGEST_END = 15.0  # seconds that a guard may take to kill the processes it guards
 
 _GUARD = str(Path(__file__).with_name("guard.py"))
 _alive: weakref.WeakSet[Child] = weakref.WeakSet()

@@ -25,8 +25,7 @@ HIDDEN = re.compile(
 )
 SECONDS_BETWEEN_LINES = 15.0  # that tell how far a command has come
 LONGEST_LINE = 4000  # characters of a line on standard error: a message may quote what a record holds
-#: Whether -v is given: nothing is left out of what is shown on standard error.
-verbose = False
+verbose = False  # whether -v is given: nothing is left out of what is shown on standard error
 _OWN = "\x1b" + os.urandom(8).hex()  # stands before the codes of `style`; no text from outside can hold it
 _STYLES = re.compile(re.escape(_OWN) + r"\[\d+m")
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36}

@@ -179,8 +179,7 @@ def free() -> int:
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _TRIM_DEFAULT, _MMAP_THRESHOLD_DEFAULT, _MMAP_DEFAULT = 128 * 1024, 128 * 1024, 65536
 
-#: How many times its estimate has to be free for a run to keep the memory that it frees.
-PLENTY = 3.0
+PLENTY = 3.0  # how many times its estimate has to be free for a run to keep the memory that it frees
 
 
 def has_plenty(needed: dict[str, int]) -> bool:

@@ -17,8 +17,7 @@ from torch.optim import Optimizer
 from eexp.errors import EexpError
 from eexp.training.files import replace_file
 
-#: The file in an adapter's directory.
-OPTIMIZER_FILE = "optimizer.pt"
+OPTIMIZER_FILE = "optimizer.pt"  # the file in an adapter's directory
 
 
 def save_state(optimizer: Optimizer, directory: Path) -> None:

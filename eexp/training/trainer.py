@@ -84,8 +84,7 @@ class UpdateTrainer(Trainer):
 
     def __init__(self, job: Job, arguments: TrainingArguments) -> None:
         self._job = job
-        #: Further numbers of the last update, for its line in metrics.jsonl.
-        self.measures: dict[str, float] = {}
+        self.measures: dict[str, float] = {}  # further numbers of the last update, for its line in metrics.jsonl
         # A list has all that Trainer asks of a data set, which is its length.
         super().__init__(model=job.model, args=arguments, train_dataset=cast("Dataset[Row]", job.rows))
 

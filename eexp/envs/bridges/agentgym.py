@@ -108,8 +108,7 @@ SERVER_KINDS = {
 
 #: The list in JSON that the BabyAI server adds to every observation.
 _LISTED = re.compile(r"\nAvailable actions: (\[.*\])\s*$")
-#: An action that BabyAI's server answers with the list of the others.
-_CHECK = "check available actions"
+_CHECK = "check available actions"  # an action that BabyAI's server answers with the list of the others
 #: The first observation of Wordle's server; its client shows the words and the rules instead.
 _WORDLE_STARTS = "Let's start Wordle!"
 

@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from eexp.envs.bridges.mcp_client import McpSession
 
 INSTALL = "mcp needs `pip install 'eexp[mcp]'`"
-#: The name of an episode's directory as agents see it.
-WORKSPACE = "/workspace"
+WORKSPACE = "/workspace"  # the name of an episode's directory as agents see it
 SERVER, FILES, STATELESS = "server", "files", "stateless"
 HOW = (
     "Act by calling tools, one in every step, with literal arguments by name, such as name(number=1, text='a'). When "

@@ -28,8 +28,7 @@ from eexp.records.types import Tool, explain
 from eexp.system.child import Child, ChildFailed, NotStarted, excerpt, time_limit
 
 PROTOCOL = 1
-#: Seconds that a program may take to end by itself after `close`.
-GRACE = 1.0
+GRACE = 1.0  # seconds that a program may take to end by itself after `close`
 
 
 class HelloAnswer(Struct):

@@ -17,8 +17,7 @@ from eexp.records.types import explain
 from eexp.system.child import excerpt, time_limit
 from eexp.system.fetch import Fetcher, TooLarge, TooSlow
 
-#: Seconds that a server may take for a request that needs no answer.
-GRACE = 2.0
+GRACE = 2.0  # seconds that a server may take for a request that needs no answer
 
 
 class Server:

@@ -15,8 +15,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.errors import InputError
 from eexp.records.record import canonical
 
-#: Changed whenever a task, a text or a rule changes, so that old records are not mixed with new ones.
-WORLD = "house-2"
+WORLD = "house-2"  # changed whenever a task, a text or a rule changes, so that old records are not mixed with new ones
 
 SPLITS = {"train": 10_000, "test": 2_000, "ood": 2_000, "play": 100_000}
 

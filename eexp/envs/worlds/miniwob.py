@@ -32,11 +32,9 @@ INSTALL = "miniwob needs `pip install 'eexp[miniwob]'` and Chromium (apt-get ins
 
 SPLITS = {"train": range(10_000), "test": range(1_000_000, 1_001_000)}
 
-#: The visible part of a page, and the part of it that belongs to the task.
-WIDTH, HEIGHT = 500, 400
+WIDTH, HEIGHT = 500, 400  # the visible part of a page, and the part of it that belongs to the task
 TASK_WIDTH, TASK_HEIGHT = 160, 210
-#: Milliseconds of the page's own time that pass at every step.
-STEP = 1000
+STEP = 1000  # milliseconds of the page's own time that pass at every step
 
 #: Parts of a page that belong to no task.
 _FRAME = "#query, #reward-display, #sync-task-cover, #click-canvas"

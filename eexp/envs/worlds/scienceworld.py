@@ -45,8 +45,7 @@ CLASSES = Path(__file__).parents[2] / "data" / "scienceworld" / "state.jar"
 #: The singletons with variables that a step can change. A test finds them again, among all singletons.
 SINGLETONS = ("util.UniqueIdentifier$", "util.UniqueTypeID$")
 
-#: Seconds for one answer. The expert's solution takes up to 20, and several times that on a busy machine.
-LIMIT = 300.0
+LIMIT = 300.0  # Seconds for one answer. The expert's solution takes up to 20, and several times that on a busy machine.
 
 #: Beginnings of the simulator's answers to an action that it did not execute.
 REFUSALS = ("No known action matches that input.", "Unknown action.", "Ambiguous request:")

@@ -29,8 +29,7 @@ from eexp.errors import EexpError, InputError, UsageError
 from eexp.records.jsonl import dumps, loads
 from eexp.records.record import canonical
 
-#: Part of the name of the index; changed whenever the index is made in another way.
-INDEX = "searchqa-1"
+INDEX = "searchqa-1"  # part of the name of the index; changed whenever the index is made in another way
 DOWNLOAD = (
     "musique_ans_v1.0_train.jsonl of MuSiQue can be both; download_data.sh of https://github.com/StonyBrookNLP/musique "
     "downloads it"
@@ -44,8 +43,7 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _REFERENCE = re.compile(r"#(\d+)")
 _WORD = re.compile(r"[^\W_]+")
 _MOST_WORDS = 64  # words of a query that are searched for
-#: A word is common if it stands in more than 1,000 of the first 20,000 passages.
-_SAMPLE, _COMMON = 20_000, 1_000
+_SAMPLE, _COMMON = 20_000, 1_000  # a word is common if it stands in more than 1,000 of the first 20,000 passages
 
 
 @dataclass(frozen=True)

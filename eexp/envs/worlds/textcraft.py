@@ -30,8 +30,7 @@ WORLD = "textcraft-1"
 
 RECIPES = Path(__file__).parents[2] / "data" / "textcraft" / "recipes.txt"
 
-#: The lists of commands of a goal, by split: each is a task.
-LISTS = {"train": 10, "dev": 1, "test": 1}
+LISTS = {"train": 10, "dev": 1, "test": 1}  # the lists of commands of a goal, by split: each is a task
 
 #: How to act. It has no articles: a noun after one is a thing that the task is about
 #: (eexp/examples/reflection/words.py).

@@ -42,8 +42,7 @@ from eexp.envs.worlds.travel.texts import (
 from eexp.errors import EexpError, InputError, UsageError, short
 from eexp.records.jsonl import loads
 
-#: Part of the name of the database; changed whenever it is made in another way.
-DATABASE = "travelplanner-1"
+DATABASE = "travelplanner-1"  # part of the name of the database; changed whenever it is made in another way
 DOWNLOAD = (
     "the README of https://github.com/OSU-NLP-Group/TravelPlanner links database.zip, and train.csv is in the dataset "
     "https://huggingface.co/datasets/osunlp/TravelPlanner"

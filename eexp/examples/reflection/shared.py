@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-#: The share of reflections with one sentence in common from which on a person should look.
-MANY = 0.2
+MANY = 0.2  # the share of reflections with one sentence in common from which on a person should look
 _FEWEST = 10  # reflections from which a share can be told
 
 

@@ -131,12 +131,9 @@ left, lose lost, make made, meet met, run ran, say said, see saw seen, send sent
 spoke spoken, stand stood, take took taken, tell told, think thought, throw threw thrown, write wrote written"""
 _FORMS = [verb.split() for verb in _IRREGULAR_VERBS.split(",")]
 
-#: Irregular forms of verbs, with their base.
-IRREGULAR = {form: base for base, *forms in _FORMS for form in forms}
+IRREGULAR = {form: base for base, *forms in _FORMS for form in forms}  # irregular forms of verbs, with their base
 IRREGULAR |= dict.fromkeys(["is", "are", "am", "were", "being"], "be") | {"does": "do", "has": "have"}
 
-#: Past forms that do not end in `-ed`.
-PAST_FORMS = frozenset(past for _, past, *_ in _FORMS) | {"were"}
+PAST_FORMS = frozenset(past for _, past, *_ in _FORMS) | {"were"}  # past forms that do not end in `-ed`
 
-#: Verbs whose past form is their present form.
-SAME_IN_THE_PAST = word_set("let put cut set read hit")
+SAME_IN_THE_PAST = word_set("let put cut set read hit")  # verbs whose past form is their present form

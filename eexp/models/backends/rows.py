@@ -23,8 +23,7 @@ from eexp.models.backends.cells import NO_GPU_MEMORY, SEQUENCES, Cells, CellsDec
 from eexp.models.engine.decoder import Item, Marks, sequences_for
 from eexp.models.engine.distribution import Logits
 
-#: The states of one sequence, [1, ...] each, in the order of the layers.
-States = list[torch.Tensor]
+States = list[torch.Tensor]  # the states of one sequence, [1, ...] each, in the order of the layers
 #: What the logits of a sequence in a batch may differ from those of the text alone, in their standard deviations.
 TOLERANCES = {torch.float32: 1e-3}
 HALF_TOLERANCE = 0.25

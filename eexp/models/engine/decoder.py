@@ -19,11 +19,9 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from eexp.models.engine.distribution import Logits
 
 OUTPUT_BYTES = 128 << 20  # of the logits of one batch
-#: Bytes of memory for the states of all sequences.
-STATE_BYTES = 2 << 30
+STATE_BYTES = 2 << 30  # bytes of memory for the states of all sequences
 LEAST_SEQUENCES = 8
-#: Marks of a sequence. Where there are more, the one that saves the fewest tokens is given up.
-MARKS = 8
+MARKS = 8  # Marks of a sequence. Where there are more, the one that saves the fewest tokens is given up.
 
 TOO_SMALL = "the model's memory is too small for one text: give a larger --context"
 

@@ -12,8 +12,7 @@ import numpy.typing as npt
 from eexp.errors import EexpError
 from eexp.records.record import seed_of
 
-#: float32 [vocabulary], the next-token logits of a model.
-Logits = npt.NDArray[np.float32]
+Logits = npt.NDArray[np.float32]  # float32 [vocabulary], the next-token logits of a model
 
 BLOCK = 256  # entries of a distribution that are summed together; a draw reads all sums and one block
 _NUCLEUS = 1024  # tokens that are sorted to find a nucleus; all of them where these are too few

@@ -25,8 +25,7 @@ DEFAULT_CONTEXT = 8192
 class LocalModel(Model):
     """A language model in this process, which is also a nodes.Vocabulary."""
 
-    #: Tokens that a prompt and its answer may take together.
-    _n_ctx: int
+    _n_ctx: int  # tokens that a prompt and its answer may take together
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,8 +27,7 @@ from eexp.training.packing import Part
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: The kind of examples that are an agent's own answers (`eexp policy-data`).
-POLICY = "policy"
+POLICY = "policy"  # the kind of examples that are an agent's own answers (`eexp policy-data`)
 
 
 @dataclass

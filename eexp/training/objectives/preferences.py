@@ -186,8 +186,7 @@ def pair_margins(rows: Sequence[Row], logprobs: torch.Tensor) -> tuple[torch.Ten
 class PairLoss:
     """The loss of the pairs of a pass, and sums that tell how well the answers are told apart; numbers on a device."""
 
-    #: The sum of the losses of the pairs, times their weights.
-    loss: torch.Tensor
+    loss: torch.Tensor  # the sum of the losses of the pairs, times their weights
     #: [3] the sums of the weights: of the pairs whose chosen answer has gained more on the reference than the rejected
     #: one; times `beta` times by how much it has; and of all pairs.
     sums: torch.Tensor

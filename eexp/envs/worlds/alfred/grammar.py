@@ -56,10 +56,8 @@ class Scope:
         return {placeholder.name: self.entities[variable.name] for placeholder, variable in assignment.items()}
 
 
-#: A symbol of the grammar as a function from the objects at hand to its text.
-Derive = Callable[[Scope], str]
-#: A symbol that stands for several parts, as a function to the parts.
-DeriveParts = Callable[[Scope], list[str]]
+Derive = Callable[[Scope], str]  # a symbol of the grammar as a function from the objects at hand to its text
+DeriveParts = Callable[[Scope], list[str]]  # a symbol that stands for several parts, as a function to the parts
 
 
 @lru_cache(maxsize=1000)

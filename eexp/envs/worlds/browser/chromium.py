@@ -26,10 +26,8 @@ from eexp.system.child import Child, ChildFailed
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 INSTALL = "install Chromium (on Debian: apt-get install chromium)"
 
-#: Bytes that one message from the browser may have: a picture of a page is the largest.
-LARGEST_MESSAGE = 64 << 20
-#: Bytes that the path of the directory for temporary files may have.
-LONGEST_PLACE = 36
+LARGEST_MESSAGE = 64 << 20  # bytes that one message from the browser may have: a picture of a page is the largest
+LONGEST_PLACE = 36  # bytes that the path of the directory for temporary files may have
 
 _OPTIONS = (
     "--headless",
