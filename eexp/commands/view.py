@@ -7,25 +7,22 @@ from pathlib import Path
 
 import click
 
-from eexp.console.parameters import PATH, command_options
+from eexp.console.parameters import PATH, command_options, option
 from eexp.errors import EexpError, UsageError
+from eexp.settings import FILE, Whole
 from eexp.system.terminal import tell
 from eexp.viewer.settings import ViewSettings
 
 
 @click.command("view")
 @click.argument("files", nargs=-1, type=PATH, metavar="[FILE]...")
-@click.option(
-    "-o", "--output", type=PATH, metavar="FILE", help="Write one page that needs no server; - is standard output."
-)
+@option(None, "-o", "--output", type=FILE).help("Write one page that needs no server; - is standard output.")
 @command_options(ViewSettings)
-@click.option("--follow", is_flag=True, help="Go on reading files that a running stage writes.")
-@click.option("--diff", "compared", is_flag=True, help="Compare two files by the ids of their records.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Port of the server.  [default: a free one]"
-)
-@click.option("--open", "opened", is_flag=True, help="Open the page in a browser.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error unless something fails.")
+@option(False, "--follow").help("Go on reading files that a running stage writes.")
+@option(False, "--diff", "compared").help("Compare two files by the ids of their records.")
+@option(0, "--port", type=Whole(0, 65535), show_default=None).help("Port of the server.  [default: a free one]")
+@option(False, "--open", "opened").help("Open the page in a browser.")
+@option(False, "-q", "--quiet").help("Say nothing on standard error unless something fails.")
 def command(
     files: tuple[str, ...],
     output: str | None,

@@ -46,34 +46,21 @@ ORDERS = {
 
 @dataclass(frozen=True)
 class Query:
-    """What a list is asked for.
+    """What a list is asked for."""
 
-    Attributes:
-        words: All of them have to occur in a record, in any case.
-        masks: One a group of filters; a record has to have one of the bits of each.
-        order: A key of ORDERS.
-        descending: Whether the largest comes first.
-    """
-
-    words: tuple[str, ...] = ()
-    masks: tuple[int, ...] = ()
-    order: str = "place"
-    descending: bool = False
+    words: tuple[str, ...] = ()  # all of them have to occur in a record, in any case
+    masks: tuple[int, ...] = ()  # one a group of filters; a record has to have one of the bits of each
+    order: str = "place"  # a key of ORDERS
+    descending: bool = False  # whether the largest comes first
 
 
 @dataclass
 class Matches:
-    """A part of a list.
+    """A part of a list."""
 
-    Attributes:
-        entries: Numbers of index entries.
-        next: Where the list goes on, in places of its order; None at its end.
-        searched: How many entries were looked at.
-    """
-
-    entries: list[int]
-    next: int | None
-    searched: int
+    entries: list[int]  # numbers of index entries
+    next: int | None  # where the list goes on, in places of its order; None at its end
+    searched: int  # how many entries were looked at
 
 
 @dataclass
