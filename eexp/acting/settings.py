@@ -286,6 +286,10 @@ class ImportSettings:
         "call of a tool in Python's notation; or the only argument of that call.  "
         "[default: whole for messages, else marked]",
     )
+    drop_closing: bool = option(
+        False,
+        help='Leave out the agent\'s last message where it calls no tool and others do, such as "Done.".',
+    )
     task_key: str | None = option(
         None,
         metavar="KEY",
@@ -329,11 +333,16 @@ class ImportSettings:
     def check(self, format: str, replayed: bool) -> None:
         """Raise UsageError for an option that would change nothing."""
         about_tasks = {"--split": self.split, "--match": self.match, "--map": self.mapping}
-        about_records = {"--action": self.action, "--task-key": self.task_key}
+        about_records = {
+            "--action": self.action,
+            "--drop-closing": self.drop_closing,
+            "--task-key": self.task_key,
+        }
         if format in ROWS:
             about_trajectories = {
                 **about_tasks,
                 "--action": self.action,
+                "--drop-closing": self.drop_closing,
                 "--success": self.success,
                 "--min-score": self.min_score is not None,
                 "--drop-invalid": self.drop_invalid,
@@ -346,6 +355,8 @@ class ImportSettings:
             for name, value in {**about_records, **about_tasks}.items():
                 if value:
                     raise UsageError(f"{name} is for records of other projects; an episode holds the same itself")
+        elif self.drop_closing and format not in WITH_TOOLS:
+            raise UsageError("--drop-closing is for chats with calls of tools, which only messages have")
         elif self.action == ARGUMENT and format not in WITH_TOOLS:
             raise UsageError("--action argument is for calls of tools, which only messages have")
         elif not replayed:
@@ -362,6 +373,7 @@ class ImportSettings:
     def lineage(self, replayed: bool) -> dict[str, Any]:
         """Return the settings that decide the output, by the names of their options."""
         entries = recorded(self, "action", "task_key")
+        entries |= {"drop-closing": self.drop_closing or None}
         if replayed:
             entries |= recorded(self, "split", "match", "mapping", "trust")
             entries |= {"admissible": "all" if self.admissible is None else self.admissible, "seed": self.seed}

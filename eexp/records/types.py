@@ -292,6 +292,9 @@ class Episode(Struct, kw_only=True):
     invalid: Annotated[int, Meta(description="number of actions that the environment refused")] = 0
     thoughts: Annotated[int, Meta(description="number of turns with a thought")] = 0
     cut_off: Annotated[int, Meta(description="number of turns whose text ended before its action was whole")] = 0
+    outgrown: Annotated[bool, Meta(description="whether it ended because the prompt outgrew the model's context")] = (
+        False
+    )
     instruction: Optional[str] = None
     tools: Annotated[
         Optional[list[Tool]], Meta(description="the functions that the environment offered at the beginning")

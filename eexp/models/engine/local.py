@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
-from eexp.errors import InputError
+from eexp.errors import InputError, PromptTooLong
 from eexp.models.base import Draw, Model, Request, Sample, Samples, Score
 from eexp.models.chat_tokens import ChatTokenizer, Tokenizer
 from eexp.models.engine.decoder import Decoder
@@ -120,7 +120,7 @@ class LocalModel(Model):
         """Return the tokens of a prompt.
 
         Raises:
-            InputError: They and the answer do not fit into the context.
+            PromptTooLong: They and the answer do not fit into the context.
         """
         ids = self.prompt_ids(request.prompt, request.tools)
         if request.tools and not self._kept_tokens:
@@ -131,7 +131,7 @@ class LocalModel(Model):
         else:
             longest, remedy = max(map(len, request.ids or map(self.completion, request.completions)), default=0), ""
         if len(ids) + longest > self._n_ctx:
-            raise InputError(
+            raise PromptTooLong(
                 f"the prompt has {len(ids)} tokens and the answer {'may take' if remedy else 'has'} "
                 f"{longest}, but the context of {self.spec} holds {self._n_ctx}: give a larger "
                 f"--context{remedy}"
