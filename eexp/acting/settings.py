@@ -20,6 +20,7 @@ from eexp.settings import (
     RECALL,
     RECALL_COUNT,
     SEED,
+    Checked,
     Finite,
     Number,
     Parsed,
@@ -42,7 +43,7 @@ MIN_P = 0.05
 
 
 @dataclass(frozen=True)
-class ExpertSettings:
+class ExpertSettings(Checked):
     """Settings of `expert`.
 
     Attributes:
@@ -82,7 +83,7 @@ def _pool_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class BranchSettings:
+class BranchSettings(Checked):
     """Settings of `branch`.
 
     Texts of the policy are drawn without replacement or, with `replacement`, each on its own; either way another one is
@@ -185,7 +186,7 @@ class BranchSettings:
 
 
 @dataclass(frozen=True)
-class RolloutSettings:
+class RolloutSettings(Checked):
     """Settings of `rollout`."""
 
     fork: str = option(
@@ -206,7 +207,7 @@ class RolloutSettings:
 
 
 @dataclass(frozen=True)
-class FollowSettings:
+class FollowSettings(Checked):
     """Settings of `follow`."""
 
     steps: int = option(10, type=Whole(1), metavar="N", help="Longest continuation, in actions after the alternative.")
@@ -223,7 +224,7 @@ class FollowSettings:
 
 
 @dataclass(frozen=True)
-class CorrectSettings:
+class CorrectSettings(Checked):
     """Settings of `correct`."""
 
     turns: int = option(
@@ -238,7 +239,7 @@ class CorrectSettings:
 
 
 @dataclass(frozen=True)
-class RewardSettings:
+class RewardSettings(Checked):
     """Settings of `reward`."""
 
     by: str = option(
@@ -254,7 +255,7 @@ class RewardSettings:
 
 
 @dataclass(frozen=True)
-class ImportSettings:
+class ImportSettings(Checked):
     """Settings of `import_` and `import_episodes`.
 
     Attributes:
@@ -447,7 +448,7 @@ class TaskSelection:
 
 
 @dataclass(frozen=True)
-class EvalSettings:
+class EvalSettings(Checked):
     """Settings of `evaluate`. Temperature 0 is greedy."""
 
     temperature: float = temperature(0.0).field()
