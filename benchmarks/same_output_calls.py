@@ -253,6 +253,8 @@ RECORDS = {
     "import-named": "import messages --name kitchen --task-key task --action whole @messages.jsonl",
     "import-marked": "import messages --action marked --distinct @marked.jsonl",
     "import-calls": "import messages --action argument @calls.jsonl",
+    "import-closing": "import messages --drop-closing @calls.jsonl",
+    "import-sharegpt": "import sharegpt @eto.jsonl",
     "import-env": "import messages --env house --split train --admissible 7 --seed 3 -j 1 --timeout 60 --memory 4G "
     "@messages.jsonl",
     "import-actions": "import messages --env house -j 1 @actions.jsonl",
@@ -375,6 +377,10 @@ NO_EFFECT = {
     "--resume": "the final bytes are those of an undisturbed run, which test_resume.py and kills.py hold",
     "finetune --load-in-4bit": "needs bitsandbytes, which `make install` leaves out; test_finetune.py has it",
     "finetune --report-to": "sends the curves elsewhere as well, with the time of day",
+    "view --follow": "serves the page instead of writing it; tests/viewer has it",
+    "view --diff": "serves the page instead of writing it; tests/viewer has it",
+    "view --port": "serves the page instead of writing it",
+    "view --open": "opens a browser",
     "env list": "text, and opens what happens to be installed",
 }
 

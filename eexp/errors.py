@@ -50,6 +50,10 @@ class InputError(EexpError):
         return self if self.where else type(self)(self.message, where, self.evidence)
 
 
+class PromptTooLong(InputError):
+    """Error raised when a prompt and its answer do not fit into a model's context."""
+
+
 class EnvironmentFailed(InputError):
     """Error raised when an environment dies, hangs or breaks its contract while a record is processed."""
 

@@ -5,7 +5,7 @@ it takes, and its help. The stage's function takes one object of the class, and 
 from it. Nothing here knows of a command line; eexp/console/parameters.py makes click's options of it:
 
     @dataclass(frozen=True)
-    class RecoverSettings:
+    class RecoverSettings(Checked):
         most: int = option(3, type=Whole(1)).help("Largest number of mistakes in one state.")
         seed: int = SEED.field()
 
@@ -19,6 +19,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from eexp.errors import UsageError
 
 REQUIRED: Any = dataclasses.MISSING  # the default of an option that must be given
 
@@ -158,6 +160,48 @@ def option(default: Any, *names: str, **more: Any) -> Unexplained:
 def shared(default: Any, *names: str, **more: Any) -> Unexplained:
     """Begin an option of several stages, `shared(...).help(text)`; the arguments are those of Option."""
     return Unexplained(lambda option: option, default, *names, **more)
+
+
+class Checked:
+    """Settings that check their values when they are made, as a command line does.
+
+    Raises:
+        UsageError: A value is none that its option takes.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if one := field.metadata.get(OPTION):
+                value = getattr(self, field.name)
+                if (value is not None or one.default is not None) and (fault := _fault(one, value)):
+                    raise UsageError(f"{type(self).__name__}.{field.name}: {value!r} {fault}")
+
+
+def _fault(option: Option, value: Any) -> str | None:
+    """Return why a value is none of an option's; None where it is one, or where only a function could tell."""
+    kind, several = option.type, option.gather or option.more.get("multiple")
+    if several:
+        return None
+    if kind is None and isinstance(option.default, bool):
+        return None if isinstance(value, bool) else "is not True or False"
+    if isinstance(kind, Word):
+        return None if value in kind.words else f"is not one of {', '.join(map(repr, kind.words))}"
+    if isinstance(kind, Whole) or kind is int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return "is no whole number"
+    elif not isinstance(kind, Number):
+        return None
+    elif isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        return "is no number"
+    elif isinstance(kind, Finite) and value in (float("inf"), float("-inf")):
+        return "is no finite number"
+    low, high = getattr(kind, "min", None), getattr(kind, "max", None)
+    low_open, high_open = getattr(kind, "min_open", False), getattr(kind, "max_open", False)
+    if low is not None and (value <= low if low_open else value < low):
+        return f"is not {'above' if low_open else 'at least'} {low:g}"
+    if high is not None and (value >= high if high_open else value > high):
+        return f"is not {'below' if high_open else 'at most'} {high:g}"
+    return None
 
 
 def recorded(settings: Any, *names: str) -> dict[str, Any]:

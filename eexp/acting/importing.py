@@ -62,7 +62,7 @@ def import_(
     for number, foreign in enumerate(records, 1):
         try:
             record = format.adapted(foreign)
-            conversation = read_conversation(record, format, settings.action)
+            conversation = read_conversation(record, format, settings.action, settings.drop_closing)
             end = logs.recorded_end(record)
             for step, place in zip(conversation.steps, conversation.places):
                 if step["observation"] is None:
@@ -282,7 +282,7 @@ def _conversation_jobs(
     for foreign in records:
         try:
             record = format.adapted(foreign)
-            conversation = read_conversation(record, format, settings.action)
+            conversation = read_conversation(record, format, settings.action, settings.drop_closing)
             name = task_name_of(record, format, settings.task_key)
             if name is None:
                 raise InputError(

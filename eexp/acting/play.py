@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from eexp.acting.recall import Memory, shown
 from eexp.acting.settings import EvalSettings
 from eexp.envs.base import Environment, Observation
-from eexp.errors import InputError, NoRoom
+from eexp.errors import InputError, NoRoom, PromptTooLong
 from eexp.models.base import Samples
 from eexp.models.policy import ActionDraw, Episodes, Policy, Proposal, Proposals, State
 from eexp.models.predictor import Predictor
@@ -22,6 +22,7 @@ from eexp.workers.supervisor import TRIES, repeated_failure
 #: How many episodes may be begun and not yet yielded, as a multiple of those that are played at once: an episode that
 #: is over is held back until all before it are.
 AHEAD = 4
+OUTGREW = "episode[s] ended because the prompt outgrew the model's context"
 JUDGED = "action[s] judged by the world model"
 WITHOUT_VERDICT = "of them without a verdict"
 _IDLE = ("invalid", "unchanged")  # transitions that lead nowhere
@@ -291,13 +292,13 @@ class ParallelPlay:
         try:
             self.players.submit(number, draw)
         except InputError as e:
-            self._finish(number, e)
+            self._end_without_action(number, e)
         else:
             self._n_undecided += 1
 
     def _act(self, number: int, proposals: Proposals) -> None:
         if isinstance(proposals, InputError):
-            self._finish(number, proposals)
+            self._end_without_action(number, proposals)
             return
         (proposal,) = proposals
         if not self.settings.look_ahead:
@@ -359,6 +360,19 @@ class ParallelPlay:
         step = len(episode.transcript) + 1
         is_asked = len(episode.beginning) <= step < (episode.max_steps or self.max_steps)
         self.worlds.step(number, proposal.action, self.needs if is_asked else ())
+
+    def _end_without_action(self, number: int, error: InputError) -> None:
+        """End an episode for which there is no next action.
+
+        An agent whose episode outgrows its context has failed at the task, like one that is out of steps. If the very
+        first prompt does not fit, the settings are wrong, and that is an error.
+        """
+        episode = self._episodes[number]
+        if not isinstance(error, PromptTooLong) or not episode.transcript:
+            self._finish(number, error)
+            return
+        self.worlds.counts[OUTGREW] += 1
+        self._finish(number, {**episode.record(self.policy), "outgrown": True})
 
     def _finish(self, number: int, result: dict | InputError) -> None:
         self._episodes.pop(number).result = result

@@ -20,6 +20,7 @@ from eexp.settings import (
     RECALL,
     RECALL_COUNT,
     SEED,
+    Checked,
     Finite,
     Number,
     Parsed,
@@ -41,7 +42,7 @@ MIN_P = 0.05  # the default of --min-p where texts are drawn without replacement
 
 
 @dataclass(frozen=True)
-class ExpertSettings:
+class ExpertSettings(Checked):
     """Settings of `expert`."""
 
     admissible: int | None = ADMISSIBLE.field()
@@ -70,7 +71,7 @@ def _pool_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class BranchSettings:
+class BranchSettings(Checked):
     """Settings of `branch`.
 
     Texts of the policy are drawn without replacement or, with `replacement`, each on its own; either way another one is
@@ -141,7 +142,7 @@ class BranchSettings:
 
 
 @dataclass(frozen=True)
-class RolloutSettings:
+class RolloutSettings(Checked):
     """Settings of `rollout`."""
 
     fork: str = option(FORK_AUTO, type=Word([FORK_AUTO, *FORK_WAYS])).help(
@@ -157,7 +158,7 @@ class RolloutSettings:
 
 
 @dataclass(frozen=True)
-class FollowSettings:
+class FollowSettings(Checked):
     """Settings of `follow`."""
 
     steps: int = option(10, type=Whole(1)).help("Longest continuation, in actions after the alternative.")
@@ -174,7 +175,7 @@ class FollowSettings:
 
 
 @dataclass(frozen=True)
-class CorrectSettings:
+class CorrectSettings(Checked):
     """Settings of `correct`."""
 
     turns: int = option(1, type=Whole(1)).help("Correct up to N turns of an episode, from the first one on.")
@@ -187,7 +188,7 @@ class CorrectSettings:
 
 
 @dataclass(frozen=True)
-class RewardSettings:
+class RewardSettings(Checked):
     """Settings of `reward`."""
 
     by: str = option("progress", type=Word(["progress", "similarity"])).help(
@@ -201,7 +202,7 @@ class RewardSettings:
 
 
 @dataclass(frozen=True)
-class ImportSettings:
+class ImportSettings(Checked):
     """Settings of `import_` and `import_episodes`."""
 
     no_replay: bool = option(False).help(
@@ -220,6 +221,9 @@ class ImportSettings:
         'Where the action is: after "Action:", with a thought before it; the whole text of the agent, or the '
         "call of a tool in Python's notation; or the only argument of that call.  "
         "[default: whole for messages, else marked]"
+    )
+    drop_closing: bool = option(False).help(
+        'Leave out the agent\'s last message where it calls no tool and others do, such as "Done.".'
     )
     task_key: str | None = option(None, metavar="KEY").help(
         "The key of a record that names its task.  [default: item_id, or game_file, or id]"
@@ -252,11 +256,16 @@ class ImportSettings:
     def check(self, format: str, replayed: bool) -> None:
         """Raise UsageError for an option that would change nothing."""
         about_tasks = {"--split": self.split, "--match": self.match, "--map": self.mapping}
-        about_records = {"--action": self.action, "--task-key": self.task_key}
+        about_records = {
+            "--action": self.action,
+            "--drop-closing": self.drop_closing,
+            "--task-key": self.task_key,
+        }
         if format in ROWS:
             about_trajectories = {
                 **about_tasks,
                 "--action": self.action,
+                "--drop-closing": self.drop_closing,
                 "--success": self.success,
                 "--min-score": self.min_score is not None,
                 "--drop-invalid": self.drop_invalid,
@@ -269,6 +278,8 @@ class ImportSettings:
             for name, value in {**about_records, **about_tasks}.items():
                 if value:
                     raise UsageError(f"{name} is for records of other projects; an episode holds the same itself")
+        elif self.drop_closing and format not in WITH_TOOLS:
+            raise UsageError("--drop-closing is for chats with calls of tools, which only messages have")
         elif self.action == ARGUMENT and format not in WITH_TOOLS:
             raise UsageError("--action argument is for calls of tools, which only messages have")
         elif not replayed:
@@ -285,6 +296,7 @@ class ImportSettings:
     def lineage(self, replayed: bool) -> dict[str, Any]:
         """Return the settings that decide the output, by the names of their options."""
         entries = recorded(self, "action", "task_key")
+        entries |= {"drop-closing": self.drop_closing or None}
         if replayed:
             entries |= recorded(self, "split", "match", "mapping", "trust")
             entries |= {"admissible": "all" if self.admissible is None else self.admissible, "seed": self.seed}
@@ -341,7 +353,7 @@ class TaskSelection:
 
 
 @dataclass(frozen=True)
-class EvalSettings:
+class EvalSettings(Checked):
     """Settings of `evaluate`. Temperature 0 is greedy."""
 
     temperature: float = temperature(0.0).field()

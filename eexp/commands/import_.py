@@ -36,10 +36,10 @@ def command(
 ) -> None:
     """Turn trajectories that others recorded, or episodes, into records.
 
-    FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), messages (OpenAI's chat messages, with calls
-    of tools), atif (Harbor's trajectories), verifiers (its traces.jsonl), inspect (logs of Inspect, as JSON) or
-    episodes (of `eexp eval`). A FILE has one record a line or, but for episodes, is a JSON array; a log of Inspect is
-    one object. Text that only says how to answer is left out.
+    FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), sharegpt (chats of ShareGPT), messages
+    (OpenAI's chat messages, with calls of tools), atif (Harbor's trajectories), verifiers (its traces.jsonl), inspect
+    (logs of Inspect, as JSON) or episodes (of `eexp eval`). A FILE has one record a line or, but for episodes, is a
+    JSON array; a log of Inspect is one object. Text that only says how to answer is left out.
 
     expert_sft, iwm_sft and reflection_sft are rows of chat messages for training, in the form of the files that the
     paper's authors published. They become examples of imitation, world model or reflection, with the words they have.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eexp.settings import COMMON, CONFIDENCE, Finite, Whole, option
+from eexp.settings import COMMON, CONFIDENCE, Checked, Finite, Whole, option
 
 
 @dataclass(frozen=True)
-class CompareSettings:
+class CompareSettings(Checked):
     """Settings of `compare`."""
 
     baseline: str | None = option(None, metavar="NAME").help(
@@ -23,7 +23,7 @@ class CompareSettings:
 
 
 @dataclass(frozen=True)
-class PowerSettings:
+class PowerSettings(Checked):
     """Settings of `plans`: what a comparison will have, and what is known of the baseline."""
 
     rate: float | None = option(None, type=Finite(0, 1, min_open=True, max_open=True), metavar="RATE").help(

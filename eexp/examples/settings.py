@@ -13,6 +13,7 @@ from eexp.settings import (
     RECALL,
     RECALL_COUNT,
     SEED,
+    Checked,
     Finite,
     Number,
     Whole,
@@ -34,7 +35,7 @@ GUARDS = ("cut-off", "repeated", "length", "setup", "hindsight", "other-action",
 
 
 @dataclass(frozen=True)
-class ImitationSettings:
+class ImitationSettings(Checked):
     """Settings of `imitation_data`."""
 
     thoughts: bool = option(True).help("Keep the expert's own thoughts, where there are any.")
@@ -51,7 +52,7 @@ class ImitationSettings:
 
 
 @dataclass(frozen=True)
-class WorldModelSettings:
+class WorldModelSettings(Checked):
     """Settings of `world_model_data`: which transitions become examples, and what their targets are.
 
     Attributes:
@@ -105,7 +106,7 @@ class WorldModelSettings:
 
 
 @dataclass(frozen=True)
-class GuardSettings:
+class GuardSettings(Checked):
     """The guards in use.
 
     Attributes:
@@ -124,7 +125,7 @@ class GuardSettings:
 
 
 @dataclass(frozen=True)
-class ReflectSettings:
+class ReflectSettings(Checked):
     """Settings of `reflect`.
 
     Attributes:
@@ -184,7 +185,7 @@ class ReflectSettings:
 
 
 @dataclass(frozen=True)
-class PreferenceSettings:
+class PreferenceSettings(Checked):
     """Settings of `preference_data`."""
 
     worse: tuple[str, ...] = option((), type=Word(SHORTCOMINGS), multiple=True).help(
@@ -210,7 +211,7 @@ class PreferenceSettings:
 
 
 @dataclass(frozen=True)
-class PolicySettings:
+class PolicySettings(Checked):
     """Settings of `policy_data`."""
 
     reward: str = option("success", type=Word(["success", "score", "none"])).help(
@@ -242,7 +243,7 @@ class PolicySettings:
 
 
 @dataclass(frozen=True)
-class RecoverSettings:
+class RecoverSettings(Checked):
     """Settings of `recover`."""
 
     pool: str | None = option(None, metavar="NAME").help(
@@ -257,7 +258,7 @@ class RecoverSettings:
 
 
 @dataclass(frozen=True)
-class SummariseSettings:
+class SummariseSettings(Checked):
     """Settings of `summarise`."""
 
     longer_than: int = option(500, type=Whole(0), metavar="CHARACTERS").help(
@@ -269,7 +270,7 @@ class SummariseSettings:
 
 
 @dataclass(frozen=True)
-class SplitSettings:
+class SplitSettings(Checked):
     """Settings of `split`: either `included` or `excluded` is given."""
 
     parts: int = option(2, type=Whole(1)).help("Number of parts, of about equal size.")
@@ -288,7 +289,7 @@ class SplitSettings:
 
 
 @dataclass(frozen=True)
-class SelectSettings:
+class SelectSettings(Checked):
     """Settings of `select`."""
 
     by: str = option("coverage", type=Word(["coverage", "loss", "influence", "length", "random"])).help(
@@ -309,7 +310,7 @@ class SelectSettings:
 
 
 @dataclass(frozen=True)
-class MixSettings:
+class MixSettings(Checked):
     """Settings of `mix`."""
 
     #: At most that many examples, drawn from the whole mixture: the first in its order.

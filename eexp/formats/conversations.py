@@ -5,6 +5,8 @@ agenttraj  AgentTraj-L of AgentGym (Xi et al. 2024, arXiv 2406.04151): `conversa
            to answer and are dropped. A list of available actions at the end of an observation becomes `admissible`
 eto        the expert data of ETO (Song et al. 2024, arXiv 2403.02502): the same without `loss`, and `game_file` or
            `id`. The first two turns are dropped where the second names no action ("OK")
+sharegpt   chats of ShareGPT: `conversations` of `{"from": "system" | "human" | "gpt" | "observation", "value"}`, and
+           `id`. "user", "assistant" and "tool" are read, too
 messages   OpenAI's: `messages` of `{"role": "system" | "developer" | "user" | "assistant" | "tool", "content"}`, and
            `id`. A call of a tool is an action, and the tool's answer the observation after it. Several calls in one
            turn are one step each: the answer to one call is the observation before the next. `reasoning_content` is a
@@ -26,7 +28,7 @@ from typing import Any
 import orjson
 
 from eexp.errors import InputError
-from eexp.formats.names import AGENTTRAJ, ARGUMENT, ETO, MARKED, MESSAGES, WHOLE
+from eexp.formats.names import AGENTTRAJ, ARGUMENT, ETO, MARKED, MESSAGES, SHAREGPT, WHOLE
 from eexp.prompts.calls import format_call
 
 SYSTEM, ENVIRONMENT, AGENT = "system", "environment", "agent"  # roles of speakers
@@ -59,10 +61,18 @@ class Format:
         return self.adapt(record) if self.adapt else record
 
 
-_SHAREGPT = {"human": ENVIRONMENT, "gpt": AGENT}
+_SHAREGPT = {"system": SYSTEM, "human": ENVIRONMENT, "gpt": AGENT}
 FORMATS = {
     AGENTTRAJ: Format("conversations", "from", "value", _SHAREGPT, ("item_id",), MARKED),
     ETO: Format("conversations", "from", "value", _SHAREGPT, ("game_file", "id"), MARKED),
+    SHAREGPT: Format(
+        "conversations",
+        "from",
+        "value",
+        {**_SHAREGPT, "observation": ENVIRONMENT, "user": ENVIRONMENT, "assistant": AGENT, "tool": ENVIRONMENT},
+        ("id",),
+        WHOLE,
+    ),
     MESSAGES: Format(
         "messages",
         "role",
@@ -153,11 +163,14 @@ def task_name_of(record: dict, format: Format, key: str | None = None) -> str | 
     return None
 
 
-def read_conversation(record: dict, format: Format, action: str | None = None) -> Conversation:
+def read_conversation(
+    record: dict, format: Format, action: str | None = None, drop_closing: bool = False
+) -> Conversation:
     """Read the steps of a record.
 
     Args:
         action: MARKED, WHOLE or ARGUMENT, where actions do not stand as is usual in the format.
+        drop_closing: Whether to leave out the agent's last turn where it calls no tool and others do ("Done.").
 
     Raises:
         InputError: The record cannot be read: an action is missing or a speaker unknown, for instance. The message
@@ -168,6 +181,8 @@ def read_conversation(record: dict, format: Format, action: str | None = None) -
     utterances = _utterances(record, format)
     system_text = "\n\n".join(utterance.text for utterance in utterances if utterance.role == SYSTEM)
     utterances = _without_prompt([utterance for utterance in utterances if utterance.role != SYSTEM], format)
+    if drop_closing and utterances and _is_closing(utterances):
+        utterances.pop()
     steps, recorded_forms, places, current = [], [], [], None
     for utterance in utterances:
         if utterance.role == ENVIRONMENT:
@@ -302,6 +317,12 @@ def _without_prompt(utterances: list[Utterance], format: Format) -> list[Utteran
     if format is FORMATS[ETO] and [utterance.role for utterance in utterances[:2]] == [ENVIRONMENT, AGENT]:
         return utterances if _ACTION.search(utterances[1].text) else utterances[2:]
     return utterances
+
+
+def _is_closing(utterances: list[Utterance]) -> bool:
+    """Return whether a conversation of calls ends in a turn of the agent that is none."""
+    last = utterances[-1]
+    return last.role == AGENT and not last.call and any(utterance.call for utterance in utterances)
 
 
 def _thought_and_action(utterance: Utterance, how: str) -> tuple[str | None, str]:

@@ -277,6 +277,7 @@ class Episode(Struct, kw_only=True):
     invalid: Annotated[int, _note("number of actions that the environment refused")] = 0
     thoughts: Annotated[int, _note("number of turns with a thought")] = 0
     cut_off: Annotated[int, _note("number of turns whose text ended before its action was whole")] = 0
+    outgrown: Annotated[bool, _note("whether it ended because the prompt outgrew the model's context")] = False
     instruction: Optional[str] = None
     tools: Annotated[Optional[list[Tool]], _note("the functions that the environment offered at the beginning")] = None
     recalled: Annotated[

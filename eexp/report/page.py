@@ -371,6 +371,8 @@ def _kinds_of_examples(run_files: Sequence[dict]) -> str:
 
 def _at(run_file: Any, keys: Sequence[str]) -> Any:
     """Return the value at nested keys; None where there is none."""
+    if keys == ("settings", "rank") and _at(run_file, ("settings", "full")):
+        return "all weights"
     for key in keys:
         run_file = run_file.get(key) if isinstance(run_file, dict) else None
     return run_file

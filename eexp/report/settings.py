@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eexp.settings import COMMON, CONFIDENCE, SEED, Finite, Whole, option
+from eexp.settings import COMMON, CONFIDENCE, SEED, Checked, Finite, Whole, option
 
 
 @dataclass(frozen=True)
-class ReportSettings:
+class ReportSettings(Checked):
     """Settings of `report`."""
 
     title: str | None = option(None, metavar="TEXT").help(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from eexp.errors import UsageError
-from eexp.settings import FILE, SEED, TRUST_REMOTE_CODE, Finite, Whole, Word, kind_shares, option
+from eexp.settings import FILE, SEED, TRUST_REMOTE_CODE, Checked, Finite, Whole, Word, kind_shares, option
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ OBJECTIVES = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """The settings that, with the examples, decide the outcome of a training run."""
 
     base: str = option(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eexp.settings import SEED, Finite, Whole, option
+from eexp.settings import SEED, Checked, Finite, Whole, option
 
 
 @dataclass(frozen=True)
-class ViewSettings:
+class ViewSettings(Checked):
     """Settings of `eexp view`."""
 
     #: A model whose tokenizer cuts examples into tokens; None shows them as text.

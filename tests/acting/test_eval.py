@@ -72,6 +72,15 @@ def test_the_expert_succeeds_and_chance_does_not():
         assert len(e["transcript"]) == e["steps"] and e["split"] == "test" and e["model"] == "random"
 
 
+def test_an_episode_that_outgrows_the_context_is_a_failure_and_not_the_end_of_the_run():
+    result = run("eval", "house", "-m", "tiny", "-n", 2, "--context", 300).ok()
+    assert [episode["outgrown"] for episode in result.records] == [True, True]
+    assert all(0 < episode["steps"] < 30 and not episode["success"] for episode in result.records)
+    assert "2 episodes ended because the prompt outgrew the model's context" in result.err
+    first = run("eval", "house", "-m", "tiny", "-n", 2, "--context", 90)
+    first.one_error(3, "the prompt has", "give a larger --context")  # no state at all fits: the settings are wrong
+
+
 def test_trials_differ_and_repeat():
     args = ["eval", "house", "-m", "random", "-n", 3, "--trials", 3, "--max-steps", 8]
     episodes = run(*args).ok().records

@@ -23,7 +23,7 @@ from eexp.errors import InputError, UsageError
 from eexp.formats.conversations import FORMATS, read_conversation
 from eexp.records import jsonl
 
-AGENTTRAJ, ETO, MESSAGES = FORMATS.values()
+AGENTTRAJ, ETO, SHAREGPT, MESSAGES = FORMATS.values()
 OK = "OK. I'll follow your instructions and try my best to solve the task."
 
 
@@ -197,6 +197,39 @@ def test_eto():
     ]
 
 
+def test_a_closing_remark_is_left_out_where_others_are_calls():
+    record = calling((None, "{}"), content="I look.")
+    record["messages"][1]["tool_calls"][0]["function"]["name"] = "look"
+    record["messages"].append({"role": "assistant", "content": "Done."})
+    assert [step["action"] for step in one(record, MESSAGES)["steps"]] == ["look()", "Done."]
+    dropped = one(record, MESSAGES, drop_closing=True)
+    assert [step["action"] for step in dropped["steps"]] == ["look()"]
+    assert dropped["outcome"]["observation"] == "answer 0"
+    plain = messages(("user", "a"), ("assistant", "look"), ("user", "b"), ("assistant", "Done."))
+    assert len(one(plain, MESSAGES, drop_closing=True)["steps"]) == 2
+    run("import", "eto", "--drop-closing", stdin=b"").one_error(2, "--drop-closing is for chats with calls of tools")
+
+
+def test_chats_of_sharegpt_and_a_system_turn_in_all_of_its_kin():
+    turns = [
+        ("system", "Be brief."),
+        ("human", "Find it."),
+        ("gpt", "look"),
+        ("observation", "A safe."),
+        ("gpt", "open it"),
+    ]
+    record = {"conversations": [{"from": speaker, "value": text} for speaker, text in turns], "id": "a"}
+    trajectory = one(record, SHAREGPT)
+    assert [step["action"] for step in trajectory["steps"]] == ["look", "open it"]
+    assert (trajectory["instruction"], trajectory["steps"][1]["observation"]) == ("Be brief.", "A safe.")
+    for format, marked in (
+        (AGENTTRAJ, agenttraj("A door.", "Action: look")),
+        (ETO, eto("A door.", "Action: look", id="b")),
+    ):
+        marked["conversations"].insert(0, {"from": "system", "value": "Be brief."})
+        assert one(marked, format)["instruction"] == "Be brief."
+
+
 def test_messages():
     record = messages(
         ("system", "Open the safe."),
@@ -311,9 +344,13 @@ def test_a_record_without_a_name_has_its_number_and_equal_names_are_numbered():
         (
             ETO,
             {"conversations": [{"from": "observation", "value": "a"}]},
-            "$.conversations[0].from: expected human or gpt, got 'observation'",
+            "$.conversations[0].from: expected system or human or gpt, got 'observation'",
         ),
-        (ETO, {"conversations": [{"value": "a"}]}, "$.conversations[0].from: expected human or gpt, got None"),
+        (
+            ETO,
+            {"conversations": [{"value": "a"}]},
+            "$.conversations[0].from: expected system or human or gpt, got None",
+        ),
         (ETO, {"conversations": [{"from": ["human"], "value": "a"}]}, "$.conversations[0].from: expected"),
         (ETO, {"conversations": [{"from": "human", "value": None}]}, "$.conversations[0].value: expected a string"),
         (
@@ -429,7 +466,7 @@ def test_a_huge_observation():
 # -- replaying ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ("agenttraj", "eto", "messages"))
 def test_a_replay_gives_the_environments_own_record(format, files, experts, tmp_path):
     mapped = []
     if format == "agenttraj":  # its number alone says nothing of the split
@@ -447,7 +484,7 @@ def test_a_replay_gives_the_environments_own_record(format, files, experts, tmp_
     run("rollout", stdin=run("branch", "--from", "admissible", "-q", stdin=result.out).out).ok()
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ("agenttraj", "eto", "messages"))
 def test_without_a_replay_the_trajectory_is_as_recorded(format, files, experts):
     result = run("import", format, files[format]).ok()
     for trajectory, own in zip(result.records, experts, strict=True):
@@ -716,7 +753,7 @@ def test_two_records_of_one_task(experts):
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (("import", "alpaca"), 2, "'alpaca' is not one of 'agenttraj', 'eto', 'messages'"),
+        (("import", "alpaca"), 2, "'alpaca' is not one of 'agenttraj', 'eto', 'sharegpt', 'messages'"),
         (("import", "eto", "--split", "train"), 2, "--split is about the environment's tasks; it needs --env"),
         (("import", "eto", "--match", "{id}"), 2, "--match is about"),
         (("import", "eto", "--map", "x"), 2, "--map is about"),

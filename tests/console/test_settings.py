@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import click
@@ -9,7 +10,9 @@ import pytest
 from click.testing import CliRunner
 from stage_settings import SETTINGS, options_of
 
+from eexp.acting.settings import BranchSettings
 from eexp.console.parameters import command_options, is_given
+from eexp.errors import UsageError
 from eexp.settings import REQUIRED, SEED, Whole, option, recorded
 
 
@@ -71,3 +74,19 @@ def test_settings_of_a_command_cannot_be_changed(kind):
     assert settings == kind(**required)
     with pytest.raises(AttributeError):
         settings.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"source": "admisible"}, "BranchSettings.source: 'admisible' is not one of 'policy', 'admissible'"),
+        ({"k": "3"}, "BranchSettings.k: '3' is no whole number"),
+        ({"k": True}, "BranchSettings.k: True is no whole number"),
+        ({"k": 0}, "BranchSettings.k: 0 is not at least 1"),
+        ({"temperature": float("nan")}, "BranchSettings.temperature: nan is no number"),
+        ({"only_admissible": "yes"}, "BranchSettings.only_admissible: 'yes' is not True or False"),
+    ],
+)
+def test_settings_from_python_are_checked_as_a_command_line_is(values, fault):
+    with pytest.raises(UsageError, match=f"^{re.escape(fault)}"):
+        BranchSettings(**values)

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
-from eexp.errors import InputError
+from eexp.errors import InputError, PromptTooLong
 from eexp.models.base import Draw, Model, Request, Sample, Samples, Score
 from eexp.models.chat_tokens import ChatTokenizer, Tokenizer
 from eexp.models.engine.decoder import Decoder
@@ -116,7 +116,7 @@ class LocalModel(Model):
         return answers
 
     def _fitting(self, request: Request) -> list[int]:
-        """Return the tokens of a prompt. Raises InputError if they and the answer do not fit into the context."""
+        """Return the tokens of a prompt. Raises PromptTooLong if they and the answer do not fit into the context."""
         ids = self.prompt_ids(request.prompt, request.tools)
         if request.tools and not self._kept_tokens:
             self._kept_tokens = frozenset(t for t in self._chat_tokenizer.call_tokens if not self.is_end(t))
@@ -126,7 +126,7 @@ class LocalModel(Model):
         else:
             longest, remedy = max(map(len, request.ids or map(self.completion, request.completions)), default=0), ""
         if len(ids) + longest > self._n_ctx:
-            raise InputError(
+            raise PromptTooLong(
                 f"the prompt has {len(ids)} tokens and the answer {'may take' if remedy else 'has'} "
                 f"{longest}, but the context of {self.spec} holds {self._n_ctx}: give a larger "
                 f"--context{remedy}"
