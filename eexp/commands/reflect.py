@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     help="Longest text, in words.",
 )
 @parameter(prompt_style())
-@options.streams("trajectory", resume=True)
+@options.streams("trajectory", resume=True, shards=True)
 def command(
     model: ModelOptions,
     rationale: str | None,
