@@ -1,10 +1,10 @@
 """Shards of an input: which records one of several processes takes, and how its output says so.
 
 `--shard 3/7` takes the records whose hash falls into the third of seven classes. Each record that it takes gets a mark,
-one line of lineage with its place in the input, which every later stage of a pipe passes on. After the last record comes
-the end of the shard, a line of type `shard` with the number of records and the hash of the whole input. It is written
-only by a run that has finished, and passed on only by stages that have. So the lines of an output alone say whether it
-is whole, wherever they were piped, copied or concatenated to; eexp/records/merge.py reads them.
+one line of lineage with its place in the input, which every later stage of a pipe passes on. After the last record
+comes the end of the shard, a line of type `shard` with the number of records and the hash of the whole input. It is
+written only by a run that has finished, and passed on only by stages that have. So the lines of an output alone say
+whether it is whole, wherever they were piped, copied or concatenated to; eexp/records/merge.py reads them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -116,7 +116,7 @@ def key_of(record: Any, text: bytes) -> str:
 
 # -- marks in lineage --------------------------------------------------------------------------------------------------
 
-_MARK = re.compile(r"shard ([0-9]+)/([0-9]+) record=([0-9]+) input=([0-9a-f]{8})")
+_MARK = re.compile(r"shard ([0-9]{1,9})/([0-9]{1,9}) record=([0-9]{1,18}) input=([0-9a-f]{8})")
 _MARK_BEGINS = "shard "
 
 
@@ -274,6 +274,14 @@ class Share:
             return None
         self.records += 1
         return Mark(self.shard, self.all_records, self._hash.hexdigest()[:8])
+
+    def of(self, records: Iterable[dict]) -> Iterator[dict]:
+        """Yield the records of the shard, with their marks, from those of the whole input."""
+        for record in records:
+            line = dumps(record)
+            if mark := self.mark(key_of(record, line), line):
+                yield marked(record, mark)
+        self.is_complete = True
 
     def end(self) -> ShardEnd:
         """Return the end of the shard, before a stage has written it."""
