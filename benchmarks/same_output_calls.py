@@ -256,6 +256,7 @@ RECORDS = {
     "shard-expert": "expert house -n 6 --shard 2/2",
     "shard-eval": "eval house -m random -n 8 --trials 2 --shard 1/2",
     "shard-rollout": "rollout -j 1 --shard 1/2 @branch-admissible",
+    "shard-import": "import episodes --shard 1/2 -j 1 @eval-expert @eval-random",
     "shard-follow": "follow -m random --steps 2 --shard 1/2 @rollout",
     "shard-correct": "correct --workers 2 --shard 1/2 @eval-tiny",
     "shard-reward": "reward --workers 2 --shard 1/2 @eval-tiny",

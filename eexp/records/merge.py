@@ -119,6 +119,8 @@ def _lines(file: str) -> Iterator[tuple[int, int, bytes, dict]]:
     offset = 0
     try:
         with open(file, "rb") as source:
+            if not source.seekable():
+                raise InputError(f"{file}: no regular file; parts are read twice, so none can be a pipe")
             for number, line in enumerate(source, 1):
                 if line.strip():
                     try:

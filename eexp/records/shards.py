@@ -160,6 +160,12 @@ def mark_of(record: Any) -> Mark | None:
     return found[1] if found else None
 
 
+def are_apart(record: dict, following: dict) -> bool:
+    """Return whether records of other shards may stand between two records, which follow each other in this one."""
+    first, second = mark_of(record), mark_of(following)
+    return bool(first and second and second.position - first.position > 1)
+
+
 def marked(record: dict, mark: Mark) -> dict:
     """Return a copy of a record with a mark at the end of its lineage."""
     return {**record, "lineage": [*record.get("lineage", []), str(mark)]}

@@ -31,6 +31,8 @@ STAGES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "expert-that-fails": (("expert", "house", "-n", "12", "--max-steps", "5"), None),
     "eval": (("eval", "house", "-m", "random", "-n", "6", "--trials", "2"), None),
     "eval-tiny": (("eval", "house", "-n", "4", "--max-steps", "3", "--temperature", "1", *TINY), None),
+    "import": (("import", "episodes", "-j", "2"), "episodes"),
+    "import-as-it-is": (("import", "episodes", "--no-replay", "--min-score", "0"), "episodes"),
     "branch": (("branch", "--from", "admissible", "-k", "2"), "expert"),
     "branch-tiny": (("branch", "-k", "2", "--temperature", "2", *TINY), "short"),
     "rollout": (("rollout", "-j", "2"), "branched"),
@@ -47,7 +49,7 @@ STAGES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "score": (("score", "-m", "tiny", "--threads", "1"), "shuffled"),
     "split": (("split", "--parts", "2", "--part", "1"), "shuffled"),
 }
-LONG = {"eval-tiny", "reflect-tiny", "summarise", "follow", "reward", "expert-that-fails"}
+LONG = {"eval-tiny", "reflect-tiny", "summarise", "follow", "reward", "import", "expert-that-fails"}
 
 
 @pytest.fixture(scope="session")
@@ -380,6 +382,8 @@ def test_commands_that_need_all_records_refuse_a_part(whole, inputs, tmp_path):
         run(*args, part).one_error(2, "shard 1/3", "eexp merge")
     run("branch", "--add", 3, "--shard", "1/2", part).one_error(2, "--add", "leave out --shard")
     run("branch", "--from", "admissible", "--shard", "1/2", part).one_error(2, "of shard 1/3 already")
+    run("import", "episodes", "--distinct", "--shard", "1/2", part).one_error(2, "--distinct", "leave out --shard")
+    run("import", "messages", "--shard", "1/2", part).one_error(2, "messages", "leave out --shard")
     examples = tmp_path / "examples"
     examples.write_bytes(run("imitation-data", part).ok().out)
     for args in (("mix",), ("stats",), ("finetune", "-m", "tiny", "--dry-run", "-o", tmp_path / "run")):
