@@ -22,10 +22,9 @@ def command(parts: tuple[str, ...], output: str | None, quiet: bool) -> None:
     \b
     Example:
       eexp expert house -n 20 > expert.jsonl
-      for i in 1 2 3; do
-        eexp branch --shard $i/3 --from admissible expert.jsonl | eexp rollout > part-$i.jsonl
-      done
-      eexp merge part-*.jsonl > rollout.jsonl
+      eexp branch --shard 1/2 --from admissible expert.jsonl | eexp rollout > part-1.jsonl
+      eexp branch --shard 2/2 --from admissible expert.jsonl | eexp rollout > part-2.jsonl
+      eexp merge part-1.jsonl part-2.jsonl > rollout.jsonl
     """
     from eexp.console.stream import Stream
     from eexp.records.jsonl import STDIN
