@@ -112,7 +112,7 @@ def compare(options: argparse.Namespace, here: Path) -> None:
     print(f"{options.shards} shards, merged {digest(here / 'merged.jsonl')}  {size:8.1f} MB  {together:7.1f} s")
     print(f"  records a shard: {', '.join(map(str, records))}; seconds: {', '.join(f'{one:.1f}' for one in times)}")
     print(f"  merge: {seconds:.1f} s, {size / seconds:.0f} MB/s, peak memory {memory:.0f} MB")
-    is_same = (here / "one.jsonl").read_bytes() == (here / "merged.jsonl").read_bytes()
+    is_same = digest(here / "one.jsonl") == digest(here / "merged.jsonl")
     print("the same bytes" if is_same else "DIFFERENT bytes")
     if options.copies:
         copies_of(here / "one.jsonl", options.copies, here / "large.jsonl")
