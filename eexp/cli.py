@@ -42,6 +42,7 @@ GROUPS = {
         "split": "Write one part of a file of records.",
         "select": "Write the most useful records first: those that differ, or that are hard.",
         "mix": "Weight, shuffle, clean and cut several files of examples into one.",
+        "merge": "Put the parts of a run with --shard together, in the order of its input.",
     },
     "Train and play": {
         "finetune": "Train a LoRA adapter, or all weights, on examples.",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "The policy to draw from; `eexp models` lists what MODEL may be.  [default: the built-in tiny model]",
     max_tokens(48),
 )
-@options.streams("trajectory", resume=True)
+@options.streams("trajectory", resume=True, shards=True)
 def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> None:
     """Add K alternative actions to every expert state.
 
@@ -57,6 +57,8 @@ def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> 
     from eexp.acting.branch import NO_LOGPROBS, branch
 
     opened = None
+    if settings.add:
+        stream.need_all_records("--add compares the states of all records")
     if settings.source != "admissible":
         if policy.model.spec == "expert":
             raise click.BadParameter("the expert's own action is never an alternative", param_hint="-m")

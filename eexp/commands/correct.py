@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @options.env_override
 @command_options(CorrectSettings)
 @options.workers
-@options.streams("episode", resume=True)
+@options.streams("episode", resume=True, shards=True)
 def command(env: str | None, settings: CorrectSettings, open_pool: Callable[..., Pool], stream: Stream) -> None:
     """Find where an agent went wrong, and let the expert go on from there.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,13 +24,17 @@ if TYPE_CHECKING:
     from eexp.workers.parallel import ParallelEnvironments
 
 
-def _not_done(spec: str, tasks: list[dict], trials: int, done: Callable[[str], bool]) -> Iterator[tuple[dict, int]]:
+def _shared(spec: str, tasks: list[dict], trials: int, io: Stream) -> list[tuple[dict, int]]:
+    """Return (task, trial) for the episodes of this shard: all trials of a task are in one."""
     from eexp.acting.play import episode_id
 
-    for trial in range(trials):
-        for task in tasks:
-            if not done(episode_id(spec, task, trial)):
-                yield task, trial
+    return list(
+        io.share(
+            ((task, trial) for trial in range(trials) for task in tasks),
+            lambda one: f"{spec}/{one[0]['id']}",
+            lambda one: episode_id(spec, *one),
+        )
+    )
 
 
 def _kind(env: Environment, task: dict) -> str | None:
@@ -92,7 +96,7 @@ def _open(env: str, panel_file: str | None) -> Environment:
     THINK,
 )
 @options.parallel
-@options.streams(resume=True, with_files=False)
+@options.streams(resume=True, shards=True, with_files=False)
 def command(
     env: str | None,
     selection: TaskSelection,
@@ -118,7 +122,7 @@ def command(
     Example:
       eexp eval house -m random -n 20 --split test > episodes.jsonl
     """
-    from eexp.acting.play import JUDGED, WITHOUT_VERDICT, evaluate, panel
+    from eexp.acting.play import JUDGED, WITHOUT_VERDICT, episode_id, evaluate, panel
     from eexp.console.stream import SUCCESSES
     from eexp.envs import forking
 
@@ -173,9 +177,10 @@ def command(
     )
     if not tasks:
         stream.note(f"no tasks left after the first {selection.skip}")
-    number = len(tasks) * selection.trials
+    shared = _shared(env, tasks, selection.trials, io)
+    number = len(shared)
     with io, closing(player), closing(predictor) if predictor else nullcontext(), open_worlds(world, number) as worlds:
-        due = _not_done(env, tasks, selection.trials, io.done)
+        due = (one for one in shared if not io.done(episode_id(env, *one)))
         episodes = evaluate(
             worlds,
             due,

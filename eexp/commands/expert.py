@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from eexp.envs.base import Environment
 
 
-def _due(env: Environment, split: str, n: int | None, skip: int, done: Callable[[str], bool]) -> Iterator[dict]:
-    """Yield the tasks to play, without those that an earlier run has played."""
-    for task in islice(env.list_tasks(split), skip, None if n is None else skip + n):
-        if not done(f"{env.spec}/{task['id']}"):
+def _due(env: Environment, split: str, n: int | None, skip: int, io: Stream) -> Iterator[dict]:
+    """Yield the tasks to play, without those of other shards and those that an earlier run has played."""
+
+    def name(task: dict) -> str:
+        return f"{env.spec}/{task['id']}"
+
+    for task in io.share(islice(env.list_tasks(split), skip, None if n is None else skip + n), name, name):
+        if not io.done(name(task)):
             yield task
 
 
@@ -36,7 +40,7 @@ def _due(env: Environment, split: str, n: int | None, skip: int, done: Callable[
 )
 @option(False, "--all", "keep_failed").help("Keep trajectories that did not succeed, too.")
 @command_options(ExpertSettings)
-@options.streams(resume=True, with_files=False)
+@options.streams(resume=True, shards=True, with_files=False)
 def command(
     env: str,
     number: int | None,
@@ -74,7 +78,7 @@ def command(
             )
         more: dict[str, Any] = {"all": "yes" if keep_failed else None, "seed": settings.seed}
         with stream.open("expert", split=split, **settings.lineage(), **more) as io:
-            tasks = _due(world, split, number, skip, io.done)
+            tasks = _due(world, split, number, skip, io)
             trajectories = expert(world, tasks, settings, count=io.count, on_error=io.fail)
             for trajectory in io.progress(trajectories, "task", number):
                 if keep_failed or succeeded(trajectory["outcome"]):

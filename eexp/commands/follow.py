@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     THINK,
 )
 @options.parallel
-@options.streams("trajectory", resume=True)
+@options.streams("trajectory", resume=True, shards=True)
 def command(
     env: str | None, settings: FollowSettings, policy: PolicyOptions, open_worlds: OpenWorlds, stream: Stream
 ) -> None:

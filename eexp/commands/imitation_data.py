@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("imitation-data")
 @command_options(ImitationSettings)
 @parameter(prompt_style())
-@options.streams("trajectory")
+@options.streams("trajectory", shards=True)
 def command(settings: ImitationSettings, prompt_style: str | None, stream: Stream) -> None:
     """Make training examples that imitate the expert.
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @command_options(ImportSettings)
 @options.workers
-@options.streams(resume=True)
+@options.streams(resume=True, shards=True)
 def command(
     format: str, env: str | None, settings: ImportSettings, open_pool: Callable[..., Pool], stream: Stream
 ) -> None:
@@ -67,6 +67,10 @@ def command(
             reason = "--no-replay asks for none" if settings.no_replay else f"rows of {format} become examples"
             raise UsageError(f"--env is for a replay, and {reason}")
         env = None
+    if format != EPISODES:
+        stream.need_all_records(f"records of {format} get their ids from all before them")
+    elif settings.distinct:
+        stream.need_all_records("--distinct compares all episodes")
     replayed = bool(env) or (format == EPISODES and not settings.no_replay)
     settings.check(format, replayed)
     tasks = None

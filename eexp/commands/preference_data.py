@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.command("preference-data")
 @command_options(PreferenceSettings)
 @parameter(prompt_style())
-@options.streams("trajectory")
+@options.streams("trajectory", shards=True)
 def command(settings: PreferenceSettings, prompt_style: str | None, stream: Stream) -> None:
     """Make preferences: the expert's action before an alternative that did worse.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("recover")
 @command_options(RecoverSettings)
-@options.streams("trajectory")
+@options.streams("trajectory", shards=True)
 def command(settings: RecoverSettings, stream: Stream) -> None:
     """Put refused alternatives into the expert's path.
 

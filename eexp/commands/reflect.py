@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @option(GuardSettings.min_words, "--min-words", type=Whole(0)).help("Shortest text, in words.")
 @option(GuardSettings.max_words, "--max-words", type=Whole(1)).help("Longest text, in words.")
 @parameter(prompt_style())
-@options.streams("trajectory", resume=True)
+@options.streams("trajectory", resume=True, shards=True)
 def command(
     model: ModelOptions,
     rationale: str | None,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @options.env_override
 @command_options(RewardSettings)
 @options.workers
-@options.streams("episode", resume=True)
+@options.streams("episode", resume=True, shards=True)
 def command(env: str | None, settings: RewardSettings, open_pool: Callable[..., Pool], stream: Stream) -> None:
     """Give every turn of an agent's episodes a reward, by the environment's expert.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @options.env_override
 @command_options(RolloutSettings)
 @options.workers
-@options.streams("trajectory", resume=True)
+@options.streams("trajectory", resume=True, shards=True)
 def command(env: str | None, settings: RolloutSettings, open_pool: Callable[..., Pool], stream: Stream) -> None:
     """Execute every alternative from its own state and record what happened.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @option(None, "--summary", type=FILE, metavar="FILE|-").help(
     "Write the table of losses as JSONL here; - is standard output, where -o takes the examples."
 )
-@options.streams("example", resume=True)
+@options.streams("example", resume=True, shards=True)
 def command(model: ModelOptions, summary: str | None, stream: Stream) -> None:
     """Score examples with a model: the log-probability of every span.
 

@@ -96,11 +96,14 @@ def _records(files: tuple[str, ...]) -> Iterator[dict]:
     """Yield records, and what stages have set aside, which has a form of its own (`--rejects`)."""
     from eexp.records.jsonl import lines, loads
     from eexp.records.record import RECORD_TYPES
+    from eexp.records.shards import parse_end
     from eexp.records.types import check
 
     for name, number, line in lines(files):
         try:
             record = loads(line)
+            if parse_end(record):
+                continue
             yield (
                 record if isinstance(record, dict) and record.get("type") == "reject" else check(record, *RECORD_TYPES)
             )

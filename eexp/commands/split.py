@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("split")
 @command_options(SplitSettings)
-@options.streams(*RECORD_TYPES)
+@options.streams(*RECORD_TYPES, shards=True)
 def command(settings: SplitSettings, stream: Stream) -> None:
     """Write one part of a file of records.
 

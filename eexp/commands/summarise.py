@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "The model that writes the summaries; `eexp models` lists what MODEL may be.  [default: the built-in tiny model]"
 )
 @parameter(prompt_style())
-@options.streams("trajectory", resume=True)
+@options.streams("trajectory", resume=True, shards=True)
 def command(settings: SummariseSettings, model: ModelOptions, prompt_style: str | None, stream: Stream) -> None:
     """Add summaries of long observations, written by a model.
 

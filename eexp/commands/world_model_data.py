@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "For --predictable model: a model that was trained on world-model examples of other trajectories.  [default: none]"
 )
 @parameter(prompt_style())
-@options.streams("trajectory", resume=True)
+@options.streams("trajectory", resume=True, shards=True)
 def command(settings: WorldModelSettings, model: ModelOptions, prompt_style: str | None, stream: Stream) -> None:
     """Make training examples that predict the next state.
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from eexp.models import Engine, Model
     from eexp.models.policy import Policy
     from eexp.prompts import PromptStyle
+    from eexp.records.shards import Shard
     from eexp.workers.parallel import ParallelEnvironments
     from eexp.workers.pool import Pool
 
@@ -80,14 +81,29 @@ def _refuse_environments(files: tuple[str, ...]) -> None:
             raise click.UsageError(f"{name}: no such file; for the environment of that name give --env {name}")
 
 
+class ShardOf(click.ParamType):
+    """One of several shards of an input, as `records.shards.parse_shard` reads it."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from eexp.records.shards import parse_shard
+
+        try:
+            return parse_shard(value)
+        except ValueError as e:
+            self.fail(str(e), param, ctx)
+
+
 def streams(
-    *types: str, resume: bool = False, with_files: bool = True, plural: str = "FILE"
+    *types: str, resume: bool = False, shards: bool = False, with_files: bool = True, plural: str = "FILE"
 ) -> Callable[[Command], Command]:
     """Add FILE arguments, -o, and what to do about bad records; pass one `stream` on.
 
     Args:
         types: The types of record that the command reads; none for one that reads texts of others, or no FILE.
         resume: Whether the command is slow enough to need --resume.
+        shards: Whether it works on each record, or each task, alone, so that it takes --shard.
         with_files: Whether the command reads FILEs.
         plural: What the usage line calls them.
     """
@@ -100,6 +116,7 @@ def streams(
             on_error: str = "stop",
             rejects: str | None = None,
             resume: bool = False,
+            shard: Shard | None = None,
             quiet: bool,
             files: tuple[str, ...] = (),
             **rest: Any,
@@ -110,6 +127,7 @@ def streams(
             _refuse_environments(files)
             stream = Stream(files, output, on_error, rejects, resume, quiet, types=types)
             stream.stage = ctx.command.name or ""
+            stream.shard, stream.takes_shards = shard, shards
             stream.resumable = any(option.name == "resume" for option in ctx.command.params) and output is not None
             stream.also_read = _files_read(**ctx.params)
             stream.refuse_to_overwrite_input()  # before a model is loaded
@@ -119,6 +137,18 @@ def streams(
         if resume:
             added.append(
                 option(False, "--resume").help("Go on from what the same command, interrupted, wrote to -o FILE.")
+            )
+        if shards:
+            added.append(
+                click.option(
+                    "--shard",
+                    type=ShardOf(),
+                    metavar="I/N|auto",
+                    help="Take only the I-th of N parts of the "
+                    + ("input" if with_files else "tasks")
+                    + ", from 1/N to N/N; `eexp merge` puts the outputs of all N together. auto: the part of this task "
+                    "of a Slurm array.",
+                )
             )
         added += [
             option("stop", "--on-error", type=Word(["stop", "skip"])).help(

@@ -16,11 +16,32 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 from eexp.errors import EXIT_OK, EXIT_SET_ASIDE, EexpError, InputError, Terminated, UsageError
 from eexp.records import record as records
-from eexp.records.jsonl import STDIN, cut_half_line, dumps, elements, lines, loads, open_to_write, refuse_to_overwrite
+from eexp.records.jsonl import (
+    STDIN,
+    dumps,
+    elements,
+    lines,
+    loads,
+    open_to_write,
+    refuse_to_overwrite,
+)
+from eexp.records.shards import (
+    Mark,
+    Shard,
+    ShardEnd,
+    Share,
+    cut_ends,
+    key_of,
+    mark_of,
+    marked,
+    parse_end,
+    parse_mark,
+    without_mark,
+)
 from eexp.records.types import check
 from eexp.system import terminal
 from eexp.system.terminal import Progress, tell
@@ -54,6 +75,21 @@ def in_words(n: int, what: str) -> str:
     return f"{n} " + _NUMBER.sub(lambda forms: (forms[1] or "") if n == 1 else forms[2], what)
 
 
+class Place(NamedTuple):
+    """Where a record comes from.
+
+    Attributes:
+        file, line: Its file and its line, for messages; None for a task, which comes from no file.
+        mark: Its place in the input of the stage with --shard; None where no stage has it.
+        had_lineage: Whether it had a lineage before it got a mark.
+    """
+
+    file: str | None
+    line: int | None
+    mark: Mark | None = None
+    had_lineage: bool = True
+
+
 class Stream(AbstractContextManager):
     """The records that one command reads, writes, sets aside and counts.
 
@@ -69,12 +105,14 @@ class Stream(AbstractContextManager):
 
     Attributes:
         report: A further file that the command writes, to be set before `open`.
+        shard: The shard of the input that the command takes; None for all of it. To be set before `open`.
+        takes_shards: Whether the command works on each record alone, so that it may read one shard of them.
         resumable: Whether --resume goes on after an interruption, which is said then.
         also_read: Further files that the command reads, to be set before `open`.
         entry: The line that the stage adds to the lineage.
         counts: The numbers of the summary.
         set_aside: The number of records that were set aside.
-        where: The file and the line of the current record, for messages.
+        where: The place of the current record.
     """
 
     def __init__(
@@ -93,21 +131,30 @@ class Stream(AbstractContextManager):
         self.files, self.output, self.on_error, self.quiet = list(files), output, on_error, quiet
         self.rejects, self.resume, self.reports_rejects = rejects, resume, reports_rejects
         self.report: str | None = None
+        self.shard: Shard | None = None
+        self.takes_shards = False
         self.resumable = False
         self.also_read: list[str] = []
         self.stage, self.types, self.entry = "", types, ""
         self.counts: Counter[str] = Counter()
         self.set_aside = 0
         self._shown = self._not_shown = 0  # records set aside that standard error has a line of, or has not
-        self.where: tuple[str, int] | None = None
+        self.where: Place | None = None
         # Address, id and place of the last records: a stage may read ahead of the record it is processing.
-        self._recent: deque[tuple[int, Any, tuple[str, int]]] = deque(maxlen=256)
+        self._recent: deque[tuple[int, Any, Place]] = deque(maxlen=256)
         self._output_file: BinaryIO | None = None
         self._rejects_file: BinaryIO | None = None
         self._earlier_rejects: set[bytes] = set()
         self._earlier_ids: Counter[str] = Counter()  # ids that an earlier run has written and that were not read yet
         self._has_met_earlier_id = False
         self._appends = keep_rejects  # to the files of an earlier run
+        self._share: Share | None = None
+        self._ends: list[ShardEnd] = []  # of the shards that were read
+        self._marks: dict[str, deque[Mark]] = {}  # of tasks that were handed out, by the ids of their records
+        self._written: Counter[str] = Counter()  # lines by shard, those of an earlier run included
+        self._rejected: Counter[str] = Counter()  # the same of the rejects
+        self._earlier_shards: set[Shard | None] = set()
+        self._earlier_digests: dict[int, str] = {}  # of the input, by the position of a record
 
     # -- opening and closing -------------------------------------------------------------------------------------------
 
@@ -129,13 +176,29 @@ class Stream(AbstractContextManager):
         if self.rejects and self.on_error == "stop":
             self.on_error = "skip"  # a file for rejects implies that the run is to go on
         self.refuse_to_overwrite_input()
+        self._share = Share(self.shard) if self.shard else None
         self._output_file = self._open_output()
         if self.rejects:
             self._rejects_file = open_to_write(self.rejects, "ab" if self._appends else "wb")
             if self._appends and os.path.isfile(self.rejects):
-                cut_half_line(self.rejects)
-                self._earlier_rejects = set(Path(self.rejects).read_bytes().splitlines(keepends=True))
+                cut_ends(self.rejects)
+                earlier = Path(self.rejects).read_bytes().splitlines(keepends=True)
+                self._earlier_rejects = set(earlier)
+                self._rejected.update(str(mark.shard) for line in earlier if (mark := _mark_of_reject(line)))
         return self
+
+    def need_all_records(self, why: str) -> None:
+        """Refuse shards, because of an option with which the command does not work on each record alone.
+
+        Args:
+            why: The option, and what it does.
+
+        Raises:
+            UsageError: The command is to take a shard.
+        """
+        self.takes_shards = False
+        if self.shard:
+            raise UsageError(f"{why}; leave out --shard")
 
     def refuse_to_overwrite_input(self) -> None:
         """Raise UsageError where a file to write is one that is read, or two of them are one."""
@@ -164,7 +227,7 @@ class Stream(AbstractContextManager):
 
     def _load_earlier_ids(self, output: str) -> None:
         """Read the ids of the records that an earlier run of the same command has written."""
-        cut = cut_half_line(output)
+        cut = cut_ends(output)
         if cut:
             self.note(f"removed a half-written last line ({cut} bytes) from {output}")
         for _, number, line in lines([output]):
@@ -181,6 +244,17 @@ class Stream(AbstractContextManager):
                     f"{output}:{number}: written by `{last}`, but this is `{self.entry}`: "
                     f"give the same options, or another -o"
                 )
+            mark = mark_of(record)
+            if self.shard and (mark is None or mark.shard != self.shard):
+                raise UsageError(
+                    f"{output}:{number}: {f'of shard {mark.shard}' if mark else 'of no shard'}, but this is --shard "
+                    f"{self.shard}: give another -o"
+                )
+            self._earlier_shards.add(mark.shard if mark else None)
+            if mark:
+                self._written[str(mark.shard)] += 1
+                if self.shard:
+                    self._earlier_digests[mark.position] = mark.digest
         self.counts["done before"] = sum(self._earlier_ids.values())
 
     def __exit__(
@@ -190,6 +264,8 @@ class Stream(AbstractContextManager):
             tell(f"{self.stage}: interrupted" + ("; the same command with --resume goes on" if self.resumable else ""))
         if self._output_file and not (kind and issubclass(kind, OSError)):  # whole lines, also before an error
             self._write(b"")
+        if kind is None and not +self._earlier_ids:
+            self._end_shards()
         for file, name in ((self._output_file, self.output), (self._rejects_file, self.rejects)):
             if file is not None and file is not sys.stdout.buffer:
                 try:
@@ -252,7 +328,7 @@ class Stream(AbstractContextManager):
             pieces: The objects as (file, number, text). By default, those of the input: one a line, or the elements of
                 an array.
         """
-        return self._read(elements(self.files) if pieces is None else pieces, _object)
+        return self._read(elements(self.files) if pieces is None else pieces, _object, ours=False)
 
     def earlier_records(self) -> Iterator[dict]:
         """Yield the records that an earlier run of the same command has written; none without --resume."""
@@ -283,36 +359,152 @@ class Stream(AbstractContextManager):
     def _check(self, record: Any) -> dict:
         return check(record, *self.types)
 
-    def _read(self, pieces: Iterable[tuple[str, int, bytes]], check: Callable[[Any], dict]) -> Iterator[dict]:
-        """Yield the records in pieces of text, counted; those that fail the check are set aside."""
+    def _read(
+        self, pieces: Iterable[tuple[str, int, bytes]], check: Callable[[Any], dict], ours: bool = True
+    ) -> Iterator[dict]:
+        """Yield the records in pieces of text, counted; those that fail the check are set aside.
+
+        Records of other shards are passed over. Ends of shards are kept until the command has finished.
+
+        Args:
+            pieces: (file, number, text) for each record.
+            check: Returns the record that a value is, or raises InputError.
+            ours: Whether they are records of eexp, among which may be ends of shards.
+        """
         for name, number, text in pieces:
-            self.where = (name, number)
-            self.counts["in"] += 1
             record: Any = None
+            fault = end = None
             try:
                 record = loads(text)
+                end = parse_end(record) if ours else None
+            except InputError as e:
+                fault = e
+            if end:
+                self._check_takes_shards(f"{name}:{number}", end.shard)
+                self._ends.append(end)
+                continue
+            mark = self._share.mark(key_of(record, text), text) if self._share else None
+            if self._share and not mark:
+                continue
+            self.where = Place(name, number, mark)
+            self.counts["in"] += 1
+            try:
+                if fault:
+                    raise fault
                 accepted = check(record)
             except InputError as e:
                 self._fail(record if record is not None else {"text": text.decode("utf-8", "replace")}, e)
                 continue
+            if ours:
+                accepted = self._placed(accepted, self.where)
             self._recent.append((id(accepted), accepted.get("id"), self.where))
             yield accepted
         self.where = None
-        if self.counts["in"] == 0:
+        if self._share:
+            self._share.is_complete = True
+        if not (self.counts["in"] or self._ends or (self._share and self._share.all_records)):
             self.note("no records in the input")
+
+    def _placed(self, record: dict, place: Place) -> dict:
+        """Return a record that was read, with its mark in its lineage, and set `where`.
+
+        Raises:
+            UsageError: The record is of a shard that the command cannot read, or its output is of another one.
+        """
+        earlier_mark, mark = mark_of(record), place.mark
+        here = f"{place.file}:{place.line}"
+        if mark and earlier_mark:
+            raise UsageError(
+                f"{here}: of shard {earlier_mark.shard} already; only the first command of a pipe takes --shard, and "
+                f"`eexp merge` puts shards together"
+            )
+        if earlier_mark:
+            self._check_takes_shards(here, earlier_mark.shard)
+            self.where = place._replace(mark=earlier_mark)
+        elif mark:
+            self._check_digest(mark, here)
+            self.where = place._replace(had_lineage="lineage" in record)
+            record = marked(record, mark)
+        shard = self.where.mark.shard if self.where and self.where.mark else None
+        if self._earlier_shards and (shard is None) != (None in self._earlier_shards):
+            is_of = (f"shard {shard}", "none") if shard else ("no shard", "one")
+            raise UsageError(f"{here}: of {is_of[0]}, and {self.output} holds records of {is_of[1]}: give another -o")
+        return record
+
+    def _check_takes_shards(self, here: str, shard: Shard) -> None:
+        """Raise UsageError where a shard was read by a command that needs all records."""
+        if not self.takes_shards:
+            raise UsageError(
+                f"{here}: of shard {shard}, and `eexp {self.stage}` reads whole files: put the parts together with "
+                f"`eexp merge`"
+            )
+
+    def _check_digest(self, mark: Mark, here: str) -> None:
+        """Raise UsageError where an earlier run has read something else before a record."""
+        if self._earlier_digests.pop(mark.position, mark.digest) != mark.digest:
+            raise UsageError(
+                f"{self.output} was made from other input: {here}, or a record before it, has changed. Give another -o"
+            )
+
+    def share(self, tasks: Iterable[T], name: Callable[[T], str], record_id: Callable[[T], str]) -> Iterator[T]:
+        """Yield the tasks of the command's shard, for a command that reads no records; all of them without --shard.
+
+        Args:
+            tasks: All tasks, in order.
+            name: Returns the name of a task, which decides its shard.
+            record_id: Returns the id of the record that the task leads to.
+        """
+        if not self._share:
+            yield from tasks
+            return
+        for task in tasks:
+            made = record_id(task)
+            if mark := self._share.mark(name(task), made.encode("utf-8", "backslashreplace")):
+                self._check_digest(mark, name(task))
+                self._marks.setdefault(made, deque()).append(mark)
+                yield task
+        self._share.is_complete = True
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def write(self, record: dict, lineage: bool = True) -> None:
         """Write one record, with this stage added to its lineage."""
         self._check_beginning()
+        mark = mark_of(record)
+        if self._share and not mark:
+            mark = self._mark_of_task(record)
+            if mark is None:
+                raise EexpError(f"{record.get('id')}: written for a task that was not in the list of tasks")
+            record = marked(record, mark)
         try:
             line = dumps(records.with_lineage(record, self.entry) if lineage else record)
         except InputError as e:  # a text of an environment or a server that JSON cannot hold
             self.fail(record, e)
             return
         self._write(line)
+        if mark:
+            self._written[str(mark.shard)] += 1
         self.counts["out"] += 1
+
+    def _mark_of_task(self, record: dict) -> Mark | None:
+        """Return the mark of the task that a record comes from, once; None where no task was shared out for it."""
+        marks = self._marks.get(record.get("id", ""))
+        mark = marks.popleft() if marks else None
+        if mark and not marks:
+            del self._marks[record["id"]]
+        return mark
+
+    def _end_shards(self) -> None:
+        """Write the ends of the shards that were read to the end."""
+        ends = self._ends
+        if self._share:
+            ends = [self._share.end()] if self._share.is_complete else []
+            self.note(f"shard {self.shard}: {self._share.records:,} of {self._share.all_records:,} records")
+        for end in ends:
+            written = end.after(self.entry, self._written[end.id])
+            self._write(written.line())
+            if self._rejects_file:
+                self._write_to_rejects(written.of_rejects(self._rejected[end.id]).line())
 
     def _check_beginning(self) -> None:
         """Check, before a record is written, that the input is that of the earlier run.
@@ -346,7 +538,7 @@ class Stream(AbstractContextManager):
     def _fail(self, record: dict, error: InputError, hint: str = "") -> None:
         place = ""
         if self.where:
-            place = f"{self.where[0]}:{self.where[1]}: "
+            place = f"{self.where.file}:{self.where.line}: "
         elif "id" in record:  # a task, which comes from no file
             place = f"{record['id']}: "
         if self.on_error == "stop":
@@ -368,7 +560,7 @@ class Stream(AbstractContextManager):
             tell(f"{self.stage}: set aside: further records, which are counted and not shown (-v shows them)")
         self._not_shown += 1
 
-    def _place(self, record: dict) -> tuple[str, int] | None:
+    def _place(self, record: dict) -> Place | None:
         """Return the place of a record, or of the record that it was made from; the stage may have read on since."""
         recent = list(reversed(self._recent))
         own_id = record.get("id")
@@ -401,25 +593,34 @@ class Stream(AbstractContextManager):
     def _write_reject(self, record: dict | None, error: InputError, more: dict | None = None) -> None:
         if self._rejects_file is None:
             return
-        file, line = self.where or (None, None)
+        place = self.where or Place(None, None, mark_of(record) or self._mark_of_task(record or {}), had_lineage=False)
+        if record and place.mark:
+            record = without_mark(record, keep_empty=place.had_lineage)
         reject = {
             "type": "reject",
             "stage": self.stage,
-            "file": file,
-            "line": line,
+            "file": place.file,
+            "line": place.line,
             "field": error.where or None,
             "error": str(error),
             "evidence": error.evidence,
             "record": record,
+            **({"shard": str(place.mark)} if place.mark else {}),
             **(more or {}),
         }
         data = _dumps_reject(reject)
         if data not in self._earlier_rejects:  # a resumed run meets the same bad records again
-            try:
-                self._rejects_file.write(data)
-                self._rejects_file.flush()
-            except OSError as e:
-                raise EexpError(f"{self.rejects}: {e.strerror or e}") from None
+            self._write_to_rejects(data)
+            if place.mark:
+                self._rejected[str(place.mark.shard)] += 1
+
+    def _write_to_rejects(self, line: bytes) -> None:
+        assert self._rejects_file is not None
+        try:
+            self._rejects_file.write(line)
+            self._rejects_file.flush()
+        except OSError as e:
+            raise EexpError(f"{self.rejects}: {e.strerror or e}") from None
 
     # -- the summary ---------------------------------------------------------------------------------------------------
 
@@ -473,6 +674,14 @@ def _object(value: Any) -> dict:
     if not isinstance(value, dict):
         raise InputError("expected a JSON object", "$")
     return value
+
+
+def _mark_of_reject(line: bytes) -> Mark | None:
+    """Return the mark of a line of the rejects file; None for one without."""
+    try:
+        return parse_mark(loads(line).get("shard"))
+    except (InputError, AttributeError):
+        return None
 
 
 def _dumps_reject(reject: dict) -> bytes:

@@ -12,6 +12,7 @@ from eexp.models.base import Model, Sample, Score
 from eexp.prompts import Message
 from eexp.records.callbacks import OnError, Skip, skip_none, stop_at_error
 from eexp.records.outcomes import TRANSITIONS
+from eexp.records.shards import are_apart
 from eexp.records.spans import CompletionSpan, span_of_tokens, spans_of
 from eexp.system.terminal import align
 
@@ -73,10 +74,14 @@ def score(
 
 
 def _groups(examples: Iterable[dict]) -> Iterator[list[dict]]:
-    """Yield consecutive examples of one trajectory together; those without a group alone."""
+    """Yield consecutive examples of one trajectory together; those without a group alone.
+
+    In a shard, consecutive are those that are so in the whole input, so that batches are the same there.
+    """
     group: list[dict] = []
     for example in examples:
         belongs = group and example.get("group") is not None and example["group"] == group[-1].get("group")
+        belongs = belongs and not are_apart(group[-1], example)
         if group and (not belongs or len(group) == GROUP):
             yield group
             group = []

@@ -362,6 +362,10 @@ def check(record: Any, *accepted: str) -> dict:
     record_type = record.get("type")
     if not (isinstance(record_type, str) and record_type in accepted):
         expected = _listed(accepted)
+        if record_type == "shard":
+            raise InputError(
+                "one shard of a run with --shard ends here; `eexp merge` puts all of them together", "$.type"
+            )
         if isinstance(record_type, str) and record_type in TYPES:
             hint = _NEXT_COMMAND.get((record_type, expected), "")
             raise InputError(f"expected a record of type {expected}, got one of type {record_type}{hint}", "$.type")

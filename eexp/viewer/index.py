@@ -26,6 +26,7 @@ from threading import Lock
 from eexp.errors import EexpError, InputError
 from eexp.records.jsonl import loads
 from eexp.records.record import RECORD_TYPES
+from eexp.records.shards import parse_end
 from eexp.records.types import check
 from eexp.viewer.facets import GROUPS, Numbers, facets_of, numbers_of, parent_of
 
@@ -134,7 +135,8 @@ class Index:
             values, numbers = list(facets_of(record)), numbers_of(record)
             identity, parent = record.get("id"), parent_of(record)
         except InputError:
-            pass
+            if _is_end_of_shard(line):
+                return
         self.file.append(number)
         self.line.append(self._lines[number])
         self.offset.append(offset)
@@ -272,6 +274,13 @@ def parse(line: bytes) -> dict:
     if isinstance(record, dict) and record.get("type") == "reject":
         return record
     return check(record, *RECORD_TYPES)
+
+
+def _is_end_of_shard(line: bytes) -> bool:
+    try:
+        return parse_end(loads(line)) is not None
+    except InputError:
+        return False
 
 
 def hash_of(text: str | None) -> int:

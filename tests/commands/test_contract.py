@@ -83,6 +83,7 @@ NO_PIPE = {
     "expert": "reads no records; tests/commands/test_stages.py",
     "eval": "reads no records; tests/acting/test_eval.py",
     "panel": "reads records only to leave their tasks out; tests/commands/test_panel.py",
+    "merge": "reads files by name; tests/commands/test_merge.py",
     "finetune": "writes a directory; below, and tests/training/test_finetune.py",
     "export": "reads a directory; tests/models/test_gguf_export.py",
     "compare": "reads files by name; below, and tests/commands/test_compare.py",

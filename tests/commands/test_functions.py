@@ -60,6 +60,9 @@ def test_the_functions_run_one_after_the_other(tmp_path):
     from eexp.models import open_model
     from eexp.models.policy import ExpertPolicy, ModelPolicy, RandomPolicy
     from eexp.prompts import get_style
+    from eexp.records.jsonl import dumps
+    from eexp.records.record import with_lineage
+    from eexp.records.shards import Shard, Share
     from eexp.report.study import find_arms
     from eexp.training.settings import Settings
     from eexp.workers.jobs import InProcess
@@ -106,6 +109,11 @@ def test_the_functions_run_one_after_the_other(tmp_path):
     parts = [list(f["split"](examples, SplitSettings(parts=2, included=(n,)))) for n in (1, 2)]
     assert sum(map(len, parts)) == len(examples)
     assert list(f["select"](examples, SelectSettings()))
+    share = Share(Shard(1, 1))
+    part = tmp_path / "part"
+    taken = [with_lineage(t, "mine") for t in share.of(demonstrations)]
+    part.write_bytes(b"".join(map(dumps, taken)) + share.end().after("mine", len(taken)).line())
+    assert list(f["merge"]([str(part)])) == [with_lineage(t, "mine") for t in demonstrations]
     assert f["stats"](examples)
     assert list(f["export_log"](episodes, "inspect"))
     assert len(list(f["score"](examples[:4], model))) == 4

@@ -83,6 +83,7 @@ CALLS: dict[str, list[list[str]]] = {
         ["-v", "imitation-data", "bad"],
     ],
     "split": [["split", "--part", "1", "imitation"], ["split", "--part", "1", "bad"]],
+    "merge": [["merge", "rollout"], ["merge", EVIL]],
     "mix": [["mix", "imitation", "world"], ["mix", "--dry-run", "imitation"], ["mix", "bad"]],
     "score": [["score", "-m", EVIL, "imitation"], ["score", "-m", "tiny", "--threads", "1", "imitation"]],
     "finetune": [["finetune", "--epochs", EVIL, "imitation"]],  # --dry-run: tests/training/test_finetune.py

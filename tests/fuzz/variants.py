@@ -249,6 +249,7 @@ VARIANTS = [
         streams=False,
         codes=_ANY_END,
     ),
+    Variant("merge", ("merge", IN), "any", 0.3, "any", streams=False, codes=_ANY_END),
     Variant("stats", ("stats", "--json"), "trajectory", 2, "json", streams=False),
     Variant("stats-apart", ("stats", IN, "--apart-from", GOOD), "example", 1, streams=False),
     Variant("compare", ("compare", GOOD, IN, "--common"), "episode", 1, streams=False, codes=_ANY_END),

@@ -1,0 +1,42 @@
+"""`eexp merge`: put the parts of a run with --shard together (eexp/records/merge.py)."""
+
+from __future__ import annotations
+
+import click
+
+from eexp.console.parameters import PATH
+
+
+@click.command("merge")
+@click.argument("parts", nargs=-1, required=True, type=PATH, metavar="PART...")
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Write here instead of standard output.")
+@click.option("-q", "--quiet", is_flag=True, help="No summary on standard error.")
+def command(parts: tuple[str, ...], output: str | None, quiet: bool) -> None:
+    """Put the parts of a run with --shard together, in the order of its input.
+
+    Writes what one run without --shard would have written, byte for byte. PARTs are the outputs of all N processes, in
+    any order; further commands may have worked on each part. Nothing is written unless the parts make a whole. A part
+    that is missing, unfinished or there twice is an error, and so is one of other commands, settings or seed, of
+    another N, or of another input. Parts of --rejects are merged in the same way, in a call of their own.
+
+    \b
+    Example:
+      eexp expert house -n 20 > expert.jsonl
+      eexp branch --shard 1/2 --from admissible expert.jsonl | eexp rollout > part-1.jsonl
+      eexp branch --shard 2/2 --from admissible expert.jsonl | eexp rollout > part-2.jsonl
+      eexp merge part-1.jsonl part-2.jsonl > rollout.jsonl
+    """
+    from eexp.console.stream import Stream
+    from eexp.records.jsonl import STDIN
+    from eexp.records.merge import merge
+
+    if STDIN in parts:
+        raise click.UsageError("parts are read twice, so standard input cannot be one; give files")
+    stream = Stream(parts, output, quiet=quiet)
+    stream.stage = "merge"
+    stream.refuse_to_overwrite_input()
+    records = merge(parts)
+    stream.count("part[s]", len(parts))
+    with stream.open("merge") as io:
+        for record in records:
+            io.write(record, lineage=False)
