@@ -87,6 +87,10 @@ def environment_errors(where: str) -> Iterator[None]:
         raise unexpected_error(e, where) from e
 
 
+class ServerFailed(EexpError):
+    """Error raised when the server of a model cannot be used; the same command may find it well again later."""
+
+
 class NoRoom(EexpError):
     """Error raised when a server has room for no further session; those that are open go on as before."""
 

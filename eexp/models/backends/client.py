@@ -15,7 +15,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -24,7 +24,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from eexp.errors import EexpError, InputError, UsageError
+from eexp.errors import InputError, ServerFailed, UsageError
 from eexp.records.types import explain
 from eexp.system.fetch import ACCEPTED, TooLarge, TooSlow, fetch
 
@@ -44,6 +44,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before the second try; doubled
 LONGEST_RETRY_AFTER = 300.0  # seconds up to which a server's Retry-After is followed
 CONNECT = 30.0  # seconds for opening a connection
 GRACE = 2.0  # seconds for closing the connections
+#: Environment variables that may hold the key for a server, the first that does.
+KEY_VARIABLES = ("EEXP_API_KEY", "OPENAI_API_KEY")
 
 
 def setting(variable: str, value: N | None, default: N, kind: type[N]) -> N:
@@ -62,9 +64,23 @@ def setting(variable: str, value: N | None, default: N, kind: type[N]) -> N:
     return number
 
 
-def _key() -> tuple[str, str]:
-    """Return the environment variable that holds the key, and the key; two empty strings without one."""
-    for variable in ("EEXP_API_KEY", "OPENAI_API_KEY"):
+class Unavailable(ServerFailed):
+    """Error of an attempt at a request that may succeed later, or at another server.
+
+    Attributes:
+        status: The HTTP status of the answer; 0 where there was none.
+        retry_after: Seconds after which the server asks for another attempt; None where it does not.
+        connected: Whether a connection was opened.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, retry_after: float | None = None, connected: bool = True):
+        super().__init__(message)
+        self.status, self.retry_after, self.connected = status, retry_after, connected
+
+
+def _key(variables: Sequence[str]) -> tuple[str, str]:
+    """Return the first of some environment variables that holds a key, and the key; two empty strings without one."""
+    for variable in variables:
         key = os.environ.get(variable, "").strip()
         if not (key.isascii() and key.isprintable()):
             raise UsageError(f"{variable} holds a character that no HTTP header may have")
@@ -81,14 +97,59 @@ def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+class EventLoop:
+    """An event loop in a thread of its own, which the first work that is started in it opens."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run `work` in the loop; cancelling the future that is returned stops it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop or self._open())
+
+    def _open(self) -> asyncio.AbstractEventLoop:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="eexp http", daemon=True)
+        self._thread.start()
+        return self._loop
+
+    def close(self, *last: Callable[[], Awaitable[None]]) -> None:
+        """Cancel the work under way, call each of `last`, and end the thread. Safe to call twice."""
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        with suppress(concurrent.futures.TimeoutError):
+            asyncio.run_coroutine_threadsafe(_cancel_all(last), loop).result(GRACE)
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join(GRACE)
+        if not self._thread.is_alive():
+            loop.close()
+
+
+async def _cancel_all(last: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    under_way = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in under_way:
+        task.cancel()
+    await asyncio.gather(*under_way, return_exceptions=True)
+    for close in last:
+        await close()
+
+
 class Client:
-    """A client of the server at `url`; `name` is the address without the secrets in it.
+    """A client of the server at `url`.
 
     Args:
         concurrency: Maximum number of requests at once. None takes it from EEXP_HTTP_CONCURRENCY.
         timeout: Seconds for one answer, to its last byte. None takes it from EEXP_HTTP_TIMEOUT.
         tries: Maximum number of attempts at one request. None takes it from EEXP_HTTP_TRIES.
         rpm: Requests a minute, of all together. None takes it from EEXP_HTTP_RPM, without which there is no limit.
+        name: What messages call the server; by default, its address.
+        key_variables: The environment variables that may hold its key.
+        loop: The loop in which requests are made; by default, one of its own.
+
+    Attributes:
+        url: The address without the secrets in it.
+        slots: Held by every request that is made.
 
     Raises:
         UsageError: `url` is no address, or a setting is no number above 0.
@@ -102,13 +163,17 @@ class Client:
         timeout: float | None = None,
         tries: int | None = None,
         rpm: float | None = None,
+        name: str | None = None,
+        key_variables: Sequence[str] = KEY_VARIABLES,
+        loop: EventLoop | None = None,
     ):
         import httpx
 
-        self.name = re.sub(r"//.*@", "//", url.rstrip("/"))
+        self.url = re.sub(r"//.*@", "//", url.rstrip("/"))
+        self.name = name or self.url
         self.concurrency = setting("EEXP_HTTP_CONCURRENCY", concurrency, 16, int)
         self._timeout = setting("EEXP_HTTP_TIMEOUT", timeout, 300.0, float)
-        self._tries = setting("EEXP_HTTP_TRIES", tries, 6, int)
+        self.tries = setting("EEXP_HTTP_TRIES", tries, 6, int)
         limited = rpm is not None or os.environ.get("EEXP_HTTP_RPM")
         self._spacing = 60.0 / setting("EEXP_HTTP_RPM", rpm, 1.0, float) if limited else 0.0
         try:
@@ -116,12 +181,12 @@ class Client:
         except httpx.InvalidURL:
             address = httpx.URL()
         if not address.host or address.query:
-            raise UsageError(f"{self.name.partition('?')[0]}: not an address such as http://HOST:PORT/v1")
+            raise UsageError(f"{self.url.partition('?')[0]}: not an address such as http://HOST:PORT/v1")
         # The password goes into a header as well: httpx writes the addresses of its requests to the log.
         self._address = str(address.copy_with(username=None, password=None))
-        variable, key = _key()
+        variable, key = _key(key_variables)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._hint = f"is {variable} right?" if key else "no key was sent: set EEXP_API_KEY or OPENAI_API_KEY"
+        self._hint = f"is {variable} right?" if key else f"no key was sent: set {' or '.join(key_variables)}"
         self._secrets = {key}
         if address.userinfo:
             word, password = f"{address.username}:{address.password}", address.password or address.username
@@ -131,47 +196,38 @@ class Client:
             self._secrets |= {word, password, quote(password, safe="")}
         self._secrets.discard("")
         self._jitter = random.Random()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = loop or EventLoop()
+        self._http: httpx.AsyncClient | None = None
+        self.slots = asyncio.Semaphore(self.concurrency)
         self._reached = self._served = False  # whether it has answered at all; whether it has served a request
         self._next = self._paused = 0.0  # when the next request may be made; until when all pause
 
-    # -- the loop ----------------------------------------------------------------------------------------------------
+    # -- work in the loop --------------------------------------------------------------------------------------------
 
     def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run `work` in the loop; cancelling the future that is returned stops it."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop or self._open())
-
-    def _open(self) -> asyncio.AbstractEventLoop:
-        import httpx
-
-        limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
-        timeout = httpx.Timeout(None, connect=min(CONNECT, self._timeout))  # `fetch` limits the rest
-        headers = {**ACCEPTED, **self._headers}
-        self._http = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, verify=_certificates())
-        self._slots = asyncio.Semaphore(self.concurrency)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="eexp http", daemon=True)
-        self._thread.start()
-        return self._loop
+        return self._loop.start(work)
 
     def close(self) -> None:
         """Cancel the requests under way and close the connections. Safe to call twice; it can be used again."""
-        loop, self._loop = self._loop, None
-        if loop is None:
-            return
-        with suppress(concurrent.futures.TimeoutError):
-            asyncio.run_coroutine_threadsafe(self._cancel_all(), loop).result(GRACE)
-        loop.call_soon_threadsafe(loop.stop)
-        self._thread.join(GRACE)
-        if not self._thread.is_alive():
-            loop.close()
+        self._loop.close(self.disconnect)
+        self.slots = asyncio.Semaphore(self.concurrency)  # one that was waited for belongs to the loop that has ended
 
-    async def _cancel_all(self) -> None:
-        under_way = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in under_way:
-            task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
-        await self._http.aclose()
+    async def disconnect(self) -> None:
+        """Close the connections."""
+        http, self._http = self._http, None
+        if http is not None:
+            await http.aclose()
+
+    def _connections(self) -> httpx.AsyncClient:
+        import httpx
+
+        if self._http is None:
+            limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
+            timeout = httpx.Timeout(None, connect=min(CONNECT, self._timeout))  # `fetch` limits the rest
+            headers = {**ACCEPTED, **self._headers}
+            self._http = httpx.AsyncClient(headers=headers, timeout=timeout, limits=limits, verify=_certificates())
+        return self._http
 
     # -- a request, inside the loop ----------------------------------------------------------------------------------
 
@@ -185,43 +241,62 @@ class Client:
 
         Raises:
             InputError: The server refuses the content of the request.
-            EexpError: The server cannot be used.
+            ServerFailed: The server cannot be used.
+        """
+        tries = tries or self.tries
+        async with self.slots:
+            attempt = 1
+            while True:
+                await self.turn()
+                try:
+                    return await self.attempt(method, path, shape, body)
+                except Unavailable as e:
+                    # Where nothing was ever reached, there is no server, rather than a busy one.
+                    if attempt == tries or not (e.connected or self._reached):
+                        raise ServerFailed(f"{e}" + (f" (tried {attempt} times)" if attempt > 1 else "")) from None
+                    await asyncio.sleep(self.pause_after(attempt, e))
+                    attempt += 1
+
+    async def attempt(self, method: str, path: str, shape: type[T], body: dict | None = None) -> T:
+        """Make a request once and return the answer, converted to `shape`.
+
+        Raises:
+            InputError: The server refuses the content of the request.
+            Unavailable: The same request may succeed later.
+            ServerFailed: The server cannot be used.
         """
         import httpx
 
         # Escaped to ASCII: half of a surrogate pair, which a record may hold, has no UTF-8.
         content = None if body is None else json.dumps(body).encode("ascii")
         headers = {} if body is None else {"Content-Type": "application/json"}
-        tries = tries or self._tries
-        async with self._slots:
-            failure, attempt = "", 0
-            for attempt in range(1, tries + 1):
-                await self._wait_for_turn()
-                answer = None
-                try:
-                    answer = await fetch(
-                        self._http, method, self._address + path, self._timeout, content=content, headers=headers
-                    )
-                except TooSlow:
-                    failure = f"{self.name}: no answer within {self._timeout:g} s (EEXP_HTTP_TIMEOUT)"
-                except TooLarge as e:
-                    raise EexpError(f"{self.name}{path}: {e}") from None
-                except (httpx.ConnectTimeout, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as e:
-                    failure = f"{self.name}: {type(e).__name__}: {self._mask(str(e)) or 'no connection'}"
-                    if isinstance(e, (httpx.ConnectError, httpx.ConnectTimeout)) and not self._reached:
-                        break  # there is no server, rather than a busy one
-                except httpx.HTTPError as e:
-                    raise EexpError(f"{self.name}: {type(e).__name__}: {self._mask(str(e))}") from None
-                else:
-                    self._reached = True
-                    if answer.status_code not in TEMPORARY:
-                        return self._read(path, answer, shape, body is not None)
-                    failure = self._status(path, answer)
-                if attempt < tries:
-                    await self._back_off(attempt, answer)
-        raise EexpError(failure + (f" (tried {attempt} times)" if attempt > 1 else ""))
+        try:
+            answer = await fetch(
+                self._connections(), method, self._address + path, self._timeout, content=content, headers=headers
+            )
+        except TooSlow:
+            raise Unavailable(f"{self.name}: no answer within {self._timeout:g} s (EEXP_HTTP_TIMEOUT)") from None
+        except TooLarge as e:
+            raise ServerFailed(f"{self.name}{path}: {e}") from None
+        except (httpx.ConnectTimeout, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError) as e:
+            raise Unavailable(
+                f"{self.name}: {type(e).__name__}: {self._mask(str(e)) or 'no connection'}",
+                connected=not isinstance(e, (httpx.ConnectError, httpx.ConnectTimeout)),
+            ) from None
+        except httpx.HTTPError as e:
+            raise ServerFailed(f"{self.name}: {type(e).__name__}: {self._mask(str(e))}") from None
+        self._reached = True
+        if answer.status_code not in TEMPORARY:
+            return self._read(path, answer, shape, body is not None)
+        retry_after = _retry_after(answer.headers.get("Retry-After", ""))
+        raise Unavailable(self._status(path, answer), status=answer.status_code, retry_after=retry_after)
 
-    async def _wait_for_turn(self) -> None:
+    @property
+    def paused_for(self) -> float:
+        """Seconds for which the server has asked for no further request."""
+        return max(0.0, self._paused - time.monotonic())
+
+    async def turn(self) -> None:
         """Wait until a request may be made, by the limit on their rate and the pauses that the server asks for."""
         while True:
             now = time.monotonic()
@@ -231,17 +306,22 @@ class Client:
             if time.monotonic() >= self._paused:  # else a pause has begun meanwhile
                 return
 
-    async def _back_off(self, attempt: int, answer: httpx.Response | None) -> None:
-        """Wait after a failed attempt, or make all requests pause where the server has too many of them."""
+    def pause_after(self, attempt: int, failure: Unavailable) -> float:
+        """Return the seconds to wait after a failed attempt, or make all requests pause.
+
+        Args:
+            attempt: How many attempts at the request have failed.
+            failure: What the last of them raised. Where the server has too many requests, its limit concerns all of
+                them: they wait in `turn`, and 0 is returned.
+        """
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * self._jitter.uniform(0.5, 1.0)
-        retry_after = None if answer is None else _retry_after(answer.headers.get("Retry-After", ""))
-        if retry_after is not None:
-            pause = min(retry_after, LONGEST_RETRY_AFTER)
-        if retry_after is None and (answer is None or answer.status_code != 429):
-            return await asyncio.sleep(pause)
-        # The server's limit concerns all requests: they wait, in _wait_for_turn.
+        if failure.retry_after is not None:
+            pause = min(failure.retry_after, LONGEST_RETRY_AFTER)
+        elif failure.status != 429:
+            return pause
         self._paused = max(self._paused, time.monotonic() + pause)
         self._next = max(self._next, self._paused)
+        return 0.0
 
     def _read(self, path: str, answer: httpx.Response, shape: type[T], has_body: bool) -> T:
         """Return an answer converted to `shape`, or raise the error that it means."""
@@ -249,22 +329,22 @@ class Client:
         if has_body and status in REFUSED and (self._served or status != 404):
             raise InputError(f"{self.name} refuses the request: {self._reason(answer) or 'no reason given'}")
         if status in (401, 403):
-            raise EexpError(f"{self._status(path, answer)} ({self._hint})")
+            raise ServerFailed(f"{self._status(path, answer)} ({self._hint})")
         if not 200 <= status < 300:
-            raise EexpError(self._status(path, answer))
+            raise ServerFailed(self._status(path, answer))
         try:
             result = msgspec.convert(answer.json(), shape)
         except msgspec.ValidationError as e:
-            raise EexpError(f"{self.name}{path}: answered: {explain(str(e))}") from None
+            raise ServerFailed(f"{self.name}{path}: answered: {explain(str(e))}") from None
         except (ValueError, RecursionError):
-            raise EexpError(f"{self.name}{path}: the answer is not JSON") from None
+            raise ServerFailed(f"{self.name}{path}: the answer is not JSON") from None
         self._served = self._served or has_body
         return result
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
     def _status(self, path: str, answer: httpx.Response) -> str:
-        hint = ": is /v1 missing?" if answer.status_code == 404 and urlsplit(self.name).path in ("", "/") else ""
+        hint = ": is /v1 missing?" if answer.status_code == 404 and urlsplit(self.url).path in ("", "/") else ""
         return f"{self.name}{path}: HTTP {answer.status_code}: {self._reason(answer) or 'no reason given'}{hint}"
 
     def _reason(self, answer: httpx.Response) -> str:

@@ -8,151 +8,84 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
+from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, Optional
+from typing import Any, Protocol
 
-from msgspec import Struct
-
-from eexp.errors import EexpError, InputError, UsageError
+from eexp.errors import EexpError, InputError, ServerFailed, UsageError
+from eexp.models.backends.chat_answers import Completion, ModelList, plain_sampling
 from eexp.models.backends.client import Client
 from eexp.models.base import Draw, Episodes, Model, Request, Sample, Samples
 from eexp.prompts import Message
-from eexp.prompts.tool_calls import call_entry, call_message, json_object, text_of_message
 from eexp.records.record import seed_of
 
 AHEAD = 4  # requests that may wait for an answer to an earlier one, for each one that may be under way
-
-
-# The parts of an answer that are read; servers send more.
-class _CalledFunction(Struct):
-    name: str = ""
-    arguments: Any = None  # JSON as a string; an object from some servers
-
-
-class _ToolCall(Struct):
-    function: _CalledFunction
-
-
-class _Message(Struct):
-    content: Optional[str] = None
-    tool_calls: Optional[list[_ToolCall]] = None
-
-    def as_message(self) -> Message:
-        """Return it as the assistant's message; a call whose arguments are no JSON object makes it plain text."""
-        functions = [call.function for call in self.tool_calls or ()]
-        arguments = [json_object(function.arguments) for function in functions]
-        if not functions or None in arguments:
-            broken = [f"{function.name}({function.arguments})" for function in functions]
-            return {"role": "assistant", "content": "\n\n".join([self.content or "", *broken]).strip()}
-        message = call_message("", {}, content=(self.content or "").strip())
-        calls = zip(functions, arguments)
-        message["tool_calls"] = [call_entry(one.name, given or {}, n) for n, (one, given) in enumerate(calls)]
-        return message
-
-
-_ROUNDING = 0.01  # what the log-probability of a certain token may be above 0
-
-
-class _TokenLogprob(Struct):
-    token: str = ""
-    logprob: Optional[float] = None
-
-
-class _Logprobs(Struct):
-    content: Optional[list[_TokenLogprob]] = None
-
-
-class _Choice(Struct):
-    message: _Message
-    finish_reason: Optional[str] = None
-    logprobs: Optional[_Logprobs] = None
-
-    def sample(self, reported_tokens: int) -> Sample:
-        """Return the choice as a sample; `reported_tokens` is its number of tokens if the server does not list them."""
-        finished = self.finish_reason != "length"
-        message = self.message.as_message()
-        text = text_of_message(message) if self.message.tool_calls else self.message.content or ""
-        tokens = (self.logprobs.content if self.logprobs else None) or []
-        logprobs = [t.logprob for t in tokens if t.logprob is not None]
-        complete = bool(logprobs) and len(logprobs) == len(tokens) and not self.has_wrong_logprobs()
-        stop = bool(tokens) and finished and not (tokens[-1].token and text.endswith(tokens[-1].token))
-        number = len(tokens) - stop if tokens else reported_tokens
-        logprob = sum(logprobs) if complete else None
-        return Sample(text, logprob, number, finished, message=message)
-
-    def has_wrong_logprobs(self) -> bool:
-        """Return whether a log-probability is no logarithm of a probability: NaN, infinite, or above 0."""
-        tokens = (self.logprobs.content if self.logprobs else None) or []
-        return any(t.logprob is not None and not -math.inf < t.logprob < _ROUNDING for t in tokens)
-
-
-class _Usage(Struct):
-    prompt_tokens: Optional[int] = None
-    completion_tokens: Optional[int] = None
-
-
-class _Completion(Struct):
-    choices: list[_Choice] = []
-    usage: Optional[_Usage] = None
-
-
-class _ListedModel(Struct):
-    id: str
-    owned_by: Optional[str] = None  # vLLM, SGLang and llama.cpp's server give their own names
-
-
-class _ModelList(Struct):
-    data: list[_ListedModel] = []
-
-
-#: Settings that turn off the truncation and the penalties that a server applies by default, by its `owned_by`. For
-#: other servers they are determined by trial.
-_PLAIN_SAMPLING: dict[Optional[str], dict[str, Any]] = {
-    "vllm": {"top_k": -1, "min_p": 0, "repetition_penalty": 1},
-    "sglang": {"top_k": -1, "min_p": 0, "repetition_penalty": 1},
-    "llamacpp": {"top_k": 0, "min_p": 0, "repeat_penalty": 1},
-}
 _WRONG_LOGPROBS = "text[s] without a usable log-probability"
-_PROBE = {"messages": [{"role": "user", "content": "."}], "max_tokens": 1, "temperature": 1}
 
 
-class HttpModel(Model):
-    """A model given as `http://host:port/v1#name`; without a name, the server's first model.
+class Route(Protocol):
+    """What calls have in common that go to the same one of several servers (`fleet.py`)."""
+
+    def leave(self) -> None:
+        """Free its place at the server; no further call is made along it."""
+        ...
+
+
+class ServerModel(Model):
+    """A model behind one server or several: requests in groups become calls, and answers become samples.
 
     Log-probabilities are the server's: of the tokens that it lists, which in some servers include the stop token, and
     at the temperature that it uses for them, which in most is 1.
 
-    Args:
-        settings: As in `client.Client`.
+    Attributes:
+        server: What messages call the server.
+        concurrency: Maximum number of calls that are worked on at once.
     """
 
     exact = False
 
-    def __init__(self, spec: str, **settings: Any):
+    def __init__(self, spec: str, server: str, name: str, concurrency: int):
         super().__init__()
-        url, _, self._name = spec.partition("#")
-        self._client = Client(url, **settings)
-        self.spec = f"{self._client.name}#{self._name}"
-        if not self._name:
-            self._name = self._first_model()
-        self.fingerprint = f"{self._client.name}#{self._name}"
+        self.spec, self.server, self.concurrency, self._name = spec, server, concurrency, name
         self._logprobs = True  # until the server says that it has none
         self._plain: dict[str, Any] | None = None  # settings of plain sampling, once they are known
         self._plain_task: asyncio.Task[dict[str, Any]] | None = None
 
-    def _first_model(self) -> str:
-        try:
-            models = self._client.start(self._client.ask("GET", "/models", _ModelList)).result().data
-            if models:
-                return models[0].id
-            raise EexpError(f"{self._client.name}: serves no model; name one after a #")
-        except BaseException:
-            self.close()
-            raise
+    # -- what depends on the number of servers -----------------------------------------------------------------------
+
+    def new_route(self, lasting: bool = False) -> Route | None:
+        """Return what calls have in common that go to one of several servers; None where there is one.
+
+        Args:
+            lasting: Whether one call follows another, as in an episode, rather than all being made at once.
+        """
+        return None
+
+    @abstractmethod
+    def run(self, work: Coroutine[Any, Any, Completion], route: Route | None) -> Future[Completion]:
+        """Start the work of a call, all of whose requests go along `route`."""
+
+    @abstractmethod
+    def has_room(self, calls: int) -> bool:
+        """Return whether a server could begin with a further call, where `calls` are open."""
+
+    @abstractmethod
+    async def post(self, body: dict[str, Any], route: Route | None) -> Completion:
+        """Return the answer to a chat.
+
+        Raises:
+            InputError: The server refuses the content of the request.
+            ServerFailed: No server can be used.
+        """
+
+    @abstractmethod
+    async def find_plain_sampling(self) -> dict[str, Any]:
+        """Return the settings by which the server draws from the whole distribution."""
+
+    # -- answers -----------------------------------------------------------------------------------------------------
 
     def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Samples]]:
         source, calls = iter(groups), _OpenCalls(self)
@@ -160,13 +93,14 @@ class HttpModel(Model):
         more, error = True, None
         try:
             while more or waiting:
-                room = sum(max(1, len(group)) for group in waiting) < AHEAD * self._client.concurrency
-                reading = more and room and len(calls) < self._client.concurrency
+                room = sum(max(1, len(group)) for group in waiting) < AHEAD * self.concurrency
+                reading = more and room and self.has_room(len(calls))
                 if reading:
                     try:
                         group = next(source, None)
                         more = group is not None
-                        waiting += [] if group is None else [[calls.start(request) for request in group]]
+                        route = self.new_route()
+                        waiting += [] if group is None else [[calls.start(request, route) for request in group]]
                     except Exception as e:  # raised after the answers to all earlier groups
                         more, error = False, e
                 calls.collect(wait=not reading)
@@ -181,12 +115,9 @@ class HttpModel(Model):
     def episodes(self, n: int) -> Episodes[Draw, Samples]:
         return _HttpEpisodes(self, n)
 
-    def close(self) -> None:
-        self._client.close()
-
-    def start(self, draw: Draw, n: int, seed: int) -> Future[_Completion]:
+    def start(self, draw: Draw, n: int, seed: int, route: Route | None) -> Future[Completion]:
         """Start one call for up to `n` choices."""
-        return self._client.start(self._complete(draw, n, seed))
+        return self.run(self._complete(draw, n, seed, route), route)
 
     def message(self, sample: Sample, tools: Sequence[dict]) -> Message:
         assert sample.message is not None  # as in every sample of a server
@@ -209,7 +140,7 @@ class HttpModel(Model):
             )
         return request
 
-    async def _complete(self, draw: Draw, n: int, seed: int) -> _Completion:
+    async def _complete(self, draw: Draw, n: int, seed: int, route: Route | None) -> Completion:
         body: dict[str, Any] = {
             "model": self._name,
             "messages": [_sent(message) for message in draw.prompt],
@@ -223,76 +154,102 @@ class HttpModel(Model):
         while True:
             with_logprobs = self._logprobs
             try:
-                completion = await self._client.ask(
-                    "POST", "/chat/completions", _Completion, body | ({"logprobs": True} if with_logprobs else {})
-                )
+                return await self.post(body | ({"logprobs": True} if with_logprobs else {}), route)
             except EexpError as e:
                 if not (with_logprobs and "logprob" in str(e)):
                     raise
                 self._logprobs = False
-            else:
-                if not completion.choices:
-                    raise EexpError(f"{self._client.name}: an answer without choices")
-                return completion
 
     async def _plain_sampling(self) -> dict[str, Any]:
         """Return the settings by which the server draws from the whole distribution; they are determined once."""
         if self._plain is None:
             if self._plain_task is None or self._plain_task.cancelled():
-                self._plain_task = asyncio.ensure_future(self._find_plain_sampling())
+                self._plain_task = asyncio.ensure_future(self.find_plain_sampling())
             settings = await asyncio.shield(self._plain_task)
             self._plain = settings
         return self._plain
 
-    async def _find_plain_sampling(self) -> dict[str, Any]:
-        """Determine the settings of plain sampling from the list of models, or else by requests of one token.
-
-        A server that knows top_k refuses a nonsensical value of it, and one that does not know it ignores the value.
-        """
-        try:
-            models = (await self._client.ask("GET", "/models", _ModelList, tries=1)).data
-        except EexpError:
-            models = []
-        plain = _PLAIN_SAMPLING.get(next((model.owned_by for model in models if model.id == self._name), None))
-        if plain is None:
-            plain = {"top_k": 0, "min_p": 0}
-            try:
-                supported = await self._takes(plain) and not await self._takes({"top_k": "none", "min_p": "none"})
-            except EexpError:  # the request that needs the settings will report the failure
-                return {}
-            if not supported:
-                self.note(
-                    f"{self._client.name} does not know top_k and min_p: it may leave improbable tokens out of "
-                    f"the draws; all that it is told is top_p 1"
-                )
-                return {}
-        return plain
-
-    async def _takes(self, sampling: dict[str, Any]) -> bool:
-        """Return whether the server accepts settings in a request of one token."""
-        body = {"model": self._name, **_PROBE, "top_p": 1, **sampling}
-        try:
-            await self._client.ask("POST", "/chat/completions", _Completion, body, tries=1)
-        except InputError:
-            return False
-        return True
+    def warn_of_truncation(self, server: str) -> None:
+        """Say that a server may leave improbable tokens out."""
+        self.note(
+            f"{server} does not know top_k and min_p: it may leave improbable tokens out of the draws; all that it is "
+            f"told is top_p 1"
+        )
 
     def count_wrong_logprobs(self, n: int) -> None:
         """Count texts whose log-probabilities cannot be used, and say so of the first."""
         if n and not self.counts[_WRONG_LOGPROBS]:
             self.note(
-                f"{self._client.name} gives log-probabilities that are NaN, infinite or above 0: texts that have one "
+                f"{self.server} gives log-probabilities that are NaN, infinite or above 0: texts that have one "
                 f"are recorded without a log-probability"
             )
         self.counts[_WRONG_LOGPROBS] += n
 
-    def count(self, completion: _Completion, samples: list[Sample]) -> None:
+    def count(self, completion: Completion, samples: list[Sample]) -> None:
         """Add the cost of an answer to the counts."""
-        usage = completion.usage or _Usage()
-        tokens = sum(s.tokens for s in samples) if usage.completion_tokens is None else usage.completion_tokens
         self.counts.update(
-            {"prompt tokens": usage.prompt_tokens or 0, "tokens written": tokens, "text[s] written": len(samples)}
+            {
+                "prompt tokens": completion.prompt_tokens,
+                "prompt tokens from the server's cache": completion.cached_tokens or 0,
+                "tokens written": completion.written_tokens(samples),
+                "text[s] written": len(samples),
+            }
         )
+
+
+class HttpModel(ServerModel):
+    """A model given as `http://host:port/v1#name`; without a name, the server's first model.
+
+    Args:
+        settings: As in `client.Client`.
+    """
+
+    def __init__(self, spec: str, **settings: Any):
+        url, _, name = spec.partition("#")
+        self._client = Client(url, **settings)
+        super().__init__(f"{self._client.url}#{name}", self._client.url, name, self._client.concurrency)
+        if not name:
+            self._name = self._first_model()
+        self.fingerprint = f"{self._client.url}#{self._name}"
+
+    def _first_model(self) -> str:
+        try:
+            models = self._client.start(self._client.ask("GET", "/models", ModelList)).result().data
+            if models:
+                return models[0].id
+            raise ServerFailed(f"{self.server}: serves no model; name one after a #")
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, work: Coroutine[Any, Any, Completion], route: Route | None) -> Future[Completion]:
+        return self._client.start(work)
+
+    def has_room(self, calls: int) -> bool:
+        return calls < self.concurrency
+
+    async def post(self, body: dict[str, Any], route: Route | None) -> Completion:
+        completion = await self._client.ask("POST", "/chat/completions", Completion, body)
+        if not completion.choices:
+            raise ServerFailed(f"{self.server}: an answer without choices")
+        return completion
+
+    async def find_plain_sampling(self) -> dict[str, Any]:
+        try:
+            models = (await self._client.ask("GET", "/models", ModelList, tries=1)).data
+        except EexpError:
+            models = []
+        listed = next((model for model in models if model.id == self._name), None)
+        try:
+            plain = await plain_sampling(self._client.ask, self._name, listed)
+        except EexpError:  # the request that needs the settings will report the failure
+            return {}
+        if plain is None:
+            self.warn_of_truncation(self.server)
+        return plain or {}
+
+    def close(self) -> None:
+        self._client.close()
 
 
 def _sent(message: Message) -> Message:
@@ -313,8 +270,8 @@ class _OpenDraw:
     the seed of a call follows from its number in the Draw: the time at which an answer arrives decides nothing.
     """
 
-    def __init__(self, draw: Draw):
-        self.draw, self.done = draw, False
+    def __init__(self, draw: Draw, route: Route | None):
+        self.draw, self.route, self.done = draw, route, False
         self.failure: Exception | None = None
         self._refusal: InputError | None = None
         greedy = draw.temperature == 0  # all draws are the same text
@@ -386,25 +343,25 @@ class _OpenDraw:
 class _OpenCalls:
     """Calls under way. Their answers are judged in the thread that collects them."""
 
-    def __init__(self, model: HttpModel):
+    def __init__(self, model: ServerModel):
         self._model = model
-        self._open: set[Future[_Completion]] = set()
-        self._answered: SimpleQueue[tuple[_OpenDraw, int, Future[_Completion]]] = SimpleQueue()
+        self._open: set[Future[Completion]] = set()
+        self._answered: SimpleQueue[tuple[_OpenDraw, int, Future[Completion]]] = SimpleQueue()
         self.failed = False  # whether a request has failed so that no further one is to be started
 
     def __len__(self) -> int:
         """Return the number of calls, those at the server and those that wait for their turn."""
         return len(self._open)
 
-    def start(self, request: Request) -> _OpenDraw:
-        """Begin to answer a request."""
-        draw = _OpenDraw(self._model.check(request))
+    def start(self, request: Request, route: Route | None) -> _OpenDraw:
+        """Begin to answer a request, whose calls go along `route`."""
+        draw = _OpenDraw(self._model.check(request), route)
         self._start_round(draw)
         return draw
 
     def _start_round(self, draw: _OpenDraw) -> None:
         for number, (n, seed) in enumerate(draw.next_round()):
-            call = self._model.start(draw.draw, n, seed)
+            call = self._model.start(draw.draw, n, seed, draw.route)
             self._open.add(call)
             call.add_done_callback(lambda call, number=number: self._answered.put((draw, number, call)))
 
@@ -426,14 +383,12 @@ class _OpenCalls:
             except Exception as e:  # of the server or of `accept`; raised when this request is next
                 draw.failure, draw.done, self.failed = e, True, True
 
-    def _samples(self, call: Future[_Completion]) -> list[Sample] | InputError:
+    def _samples(self, call: Future[Completion]) -> list[Sample] | InputError:
         try:
             completion = call.result()
         except InputError as e:
             return e
-        usage = completion.usage or _Usage()
-        reported_tokens = (usage.completion_tokens or 0) if len(completion.choices) == 1 else 0
-        samples = [choice.sample(reported_tokens) for choice in completion.choices]
+        samples = completion.samples()
         self._model.count_wrong_logprobs(sum(choice.has_wrong_logprobs() for choice in completion.choices))
         self._model.count(completion, samples)
         return samples
@@ -448,13 +403,14 @@ class _OpenCalls:
 class _HttpEpisodes(Episodes[Draw, Samples]):
     """Episodes of which each goes on as soon as its own request is answered."""
 
-    def __init__(self, model: HttpModel, n: int):
+    def __init__(self, model: ServerModel, n: int):
         super().__init__(model, n)
         self._calls = _OpenCalls(model)
+        self._routes = [model.new_route(lasting=True) for _ in range(n)]
         self._draws: dict[int, _OpenDraw] = {}
 
     def submit(self, episode: int, request: Draw) -> None:
-        self._draws[episode] = self._calls.start(request)
+        self._draws[episode] = self._calls.start(request, self._routes[episode])
 
     def wait(self) -> list[tuple[int, Samples]]:
         while not (finished := [episode for episode, draw in self._draws.items() if draw.done]) and self._draws:
@@ -464,3 +420,5 @@ class _HttpEpisodes(Episodes[Draw, Samples]):
     def close(self) -> None:
         self._calls.cancel()
         self._draws.clear()
+        for route in filter(None, self._routes):
+            route.leave()
