@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -40,8 +41,8 @@ class Faulty(ThreadingHTTPServer):
 
     daemon_threads, block_on_close, request_queue_size = True, False, 64
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.reply: Callable[[dict, int], Reply] = lambda body, nth: Reply()
         self.lock = threading.Lock()
@@ -100,3 +101,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
+
+
+def main(port: int, delay: float) -> None:
+    """Serve at a port, or at a free one for 0, which is printed, until the process is killed."""
+    with Faulty(port) as server:
+        server.reply = lambda body, nth: Reply(delay=delay)
+        print(server.server_port, flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]))

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
-from eexp.errors import EXIT_OK, EXIT_SET_ASIDE, EexpError, InputError, Terminated, UsageError
+from eexp.errors import EXIT_OK, EXIT_SET_ASIDE, EexpError, InputError, ServerFailed, Terminated, UsageError
 from eexp.records import record as records
 from eexp.records.jsonl import (
     STDIN,
@@ -61,6 +61,7 @@ SUCCESSES = "success[es]"
 #: How many records that are set aside have a line each on standard error; -v shows all of them.
 SHOWN_SET_ASIDE = 20
 _SET_ASIDE_HINT = " (--rejects FILE sets such records aside)"
+_RESUME_HINT = "the same command with --resume goes on"
 _SHOWN_AT_0 = ("in", "out", SUCCESSES)
 _SHOWN_FIRST = ("in", "done before", "out")
 
@@ -261,7 +262,7 @@ class Stream(AbstractContextManager):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind in (KeyboardInterrupt, Terminated):
-            tell(f"{self.stage}: interrupted" + ("; the same command with --resume goes on" if self.resumable else ""))
+            tell(f"{self.stage}: interrupted" + (f"; {_RESUME_HINT}" if self.resumable else ""))
         if self._output_file and not (kind and issubclass(kind, OSError)):  # whole lines, also before an error
             self._write(b"")
         if kind is None and not +self._earlier_ids:
@@ -273,6 +274,8 @@ class Stream(AbstractContextManager):
                 except OSError as e:  # on a full disk, of which an error that is being raised tells already
                     if kind is None:
                         raise EexpError(f"{name}: {e.strerror or e}") from None
+        if isinstance(error, ServerFailed) and self.resumable:
+            error.args = (f"{error}; {_RESUME_HINT}",)
         if self._not_shown:
             where = f", all of them in {self.rejects}" if self.rejects else "; --rejects FILE keeps them"
             tell(f"{self.stage}: set aside: {self._not_shown:,} more{where}")

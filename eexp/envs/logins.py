@@ -14,7 +14,8 @@ from urllib.parse import unquote
 _URL = re.compile(r"(?P<scheme>\w+://)(?:(?P<login>[^\s/?#]*)@)?(?P<host>[^\s/?#@]*)")
 _logins: dict[str, str] = {}  # scheme and host -> the login that was withheld
 
-#: Variables with the keys of model servers and of the model hub. A program that is an environment does not get them.
+#: How variables begin that hold the keys of model servers and of the model hub. A program that is an environment does
+#: not get them.
 KEYS = ("EEXP_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -63,9 +64,9 @@ def headers(url: str) -> dict[str, str]:
 
 
 def environment_without_keys() -> dict[str, str]:
-    """Return this process's environment variables without KEYS and without settings of eexp that hold a login."""
+    """Return this process's environment variables without keys and without settings of eexp that hold a login."""
     return {
         name: value
         for name, value in os.environ.items()
-        if name not in KEYS and not (name.startswith("EEXP_") and without_logins(value) != value)
+        if not name.startswith(KEYS) and not (name.startswith("EEXP_") and without_logins(value) != value)
     }

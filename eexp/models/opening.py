@@ -9,6 +9,7 @@ from pathlib import Path
 
 from eexp.data import BUILT_IN
 from eexp.errors import UsageError
+from eexp.models.backends.fleet_file import fleet_spec, is_fleet
 from eexp.models.base import Engine, Model
 from eexp.models.registry import spec_list
 from eexp.records.runs import split_adapter
@@ -24,6 +25,10 @@ def open_model(spec: str, engine: Engine | None = None) -> Model:
         EexpError: The model exists and cannot be opened.
     """
     engine = engine or Engine()
+    if is_fleet(spec):
+        from eexp.models.backends.fleet import FleetModel
+
+        return FleetModel(fleet_spec(spec))
     if spec.startswith(("http://", "https://")):
         from eexp.models.backends.http import HttpModel
 

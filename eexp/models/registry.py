@@ -44,6 +44,7 @@ KINDS = (
         "any OpenAI-compatible server",
         needs="key: EEXP_API_KEY",
     ),
+    ModelKind("FLEET.toml", "fleet.toml", "one model at several servers; or http://A/v1#NAME,http://B/v1#NAME"),
     *(
         ModelKind(f"{name}[+ADAPTER.gguf]", f"{name}+agent.gguf", f"built in, {purpose}")
         for name, purpose in BUILT_IN.items()

@@ -333,7 +333,7 @@ def test_lasting_failures_are_one_line(faulty, fault, message):
     with opened(faulty, timeout=0.2 if fault.delay else None, tries=2) as model, pytest.raises(EexpError) as e:
         ask(model)
     assert str(e.value).startswith(faulty.url + message) and str(e.value).endswith(" (tried 2 times)")
-    assert "\n" not in str(e.value) and type(e.value) is ServerFailed and len(faulty.asked) == 2
+    assert "\n" not in str(e.value) and isinstance(e.value, ServerFailed) and len(faulty.asked) == 2
 
 
 def test_a_missing_server_fails_at_once_and_a_lost_one_is_retried(faulty, monkeypatch):
@@ -444,7 +444,7 @@ def test_a_server_that_cannot_be_used_fails_at_once(faulty, monkeypatch, reply, 
     faulty.reply = lambda body, nth: reply
     with opened(faulty) as model, pytest.raises(EexpError) as e:
         ask(model)
-    assert message in str(e.value) and type(e.value) is ServerFailed and len(faulty.asked) == 1
+    assert message in str(e.value) and isinstance(e.value, ServerFailed) and len(faulty.asked) == 1
     monkeypatch.delenv("EEXP_API_KEY")
     if reply.status == 401:
         with opened(faulty) as model, pytest.raises(EexpError, match="set EEXP_API_KEY or OPENAI_API_KEY"):

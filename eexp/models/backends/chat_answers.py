@@ -5,7 +5,6 @@ distribution. Servers send more.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, Optional, Protocol, TypeVar
 
 from msgspec import Struct
@@ -76,6 +75,12 @@ class Choice(Struct):
         logprob = sum(logprobs) if complete else None
         return Sample(text, logprob, number, finished, message=message)
 
+    def listed_tokens(self) -> list[tuple[str, float]]:
+        """Return its tokens with their log-probabilities; an empty list where one of them has none that is usable."""
+        tokens = (self.logprobs.content if self.logprobs else None) or []
+        listed = [(t.token, t.logprob) for t in tokens if t.logprob is not None]
+        return [] if len(listed) < len(tokens) or self.has_wrong_logprobs() else listed
+
     def has_wrong_logprobs(self) -> bool:
         """Return whether a log-probability is no logarithm of a probability: NaN, infinite, or above 0."""
         tokens = (self.logprobs.content if self.logprobs else None) or []
@@ -113,10 +118,11 @@ class Completion(Struct):
         evaluated = _whole(self.timings, "prompt_n")
         return None if evaluated is None else max(0, self.prompt_tokens - evaluated)
 
-    def written_tokens(self, samples: Sequence[Sample]) -> int:
-        """Return the number of tokens that were written, from the server or from the samples made of the answer."""
+    @property
+    def written_tokens(self) -> int:
+        """Number of tokens that were written."""
         written = self.usage and self.usage.completion_tokens
-        return sum(sample.tokens for sample in samples) if written is None else written
+        return sum(sample.tokens for sample in self.samples()) if written is None else written
 
     def samples(self) -> list[Sample]:
         """Return its choices as samples."""

@@ -77,6 +77,11 @@ class Unavailable(ServerFailed):
         super().__init__(message)
         self.status, self.retry_after, self.connected = status, retry_after, connected
 
+    def after(self, attempts: int) -> Unavailable:
+        """Return the error of the last of several attempts."""
+        tried = f" (tried {attempts} times)" if attempts > 1 else ""
+        return type(self)(f"{self}{tried}", status=self.status, retry_after=self.retry_after, connected=self.connected)
+
 
 def _key(variables: Sequence[str]) -> tuple[str, str]:
     """Return the first of some environment variables that holds a key, and the key; two empty strings without one."""
@@ -211,11 +216,11 @@ class Client:
     def close(self) -> None:
         """Cancel the requests under way and close the connections. Safe to call twice; it can be used again."""
         self._loop.close(self.disconnect)
-        self.slots = asyncio.Semaphore(self.concurrency)  # one that was waited for belongs to the loop that has ended
 
     async def disconnect(self) -> None:
         """Close the connections."""
         http, self._http = self._http, None
+        self.slots = asyncio.Semaphore(self.concurrency)  # one that was waited for belongs to the loop that is ending
         if http is not None:
             await http.aclose()
 
@@ -241,6 +246,7 @@ class Client:
 
         Raises:
             InputError: The server refuses the content of the request.
+            Unavailable: All attempts have failed, and further ones may succeed.
             ServerFailed: The server cannot be used.
         """
         tries = tries or self.tries
@@ -253,7 +259,7 @@ class Client:
                 except Unavailable as e:
                     # Where nothing was ever reached, there is no server, rather than a busy one.
                     if attempt == tries or not (e.connected or self._reached):
-                        raise ServerFailed(f"{e}" + (f" (tried {attempt} times)" if attempt > 1 else "")) from None
+                        raise e.after(attempt) from None
                     await asyncio.sleep(self.pause_after(attempt, e))
                     attempt += 1
 

@@ -43,9 +43,11 @@ class ServerModel(Model):
     Attributes:
         server: What messages call the server.
         concurrency: Maximum number of calls that are worked on at once.
+        ahead: Requests that may wait for an answer to an earlier one, for each call that may be under way.
     """
 
     exact = False
+    ahead = AHEAD
 
     def __init__(self, spec: str, server: str, name: str, concurrency: int):
         super().__init__()
@@ -93,7 +95,7 @@ class ServerModel(Model):
         more, error = True, None
         try:
             while more or waiting:
-                room = sum(max(1, len(group)) for group in waiting) < AHEAD * self.concurrency
+                room = sum(max(1, len(group)) for group in waiting) < self.ahead * self.concurrency
                 reading = more and room and self.has_room(len(calls))
                 if reading:
                     try:
@@ -191,7 +193,7 @@ class ServerModel(Model):
             {
                 "prompt tokens": completion.prompt_tokens,
                 "prompt tokens from the server's cache": completion.cached_tokens or 0,
-                "tokens written": completion.written_tokens(samples),
+                "tokens written": completion.written_tokens,
                 "text[s] written": len(samples),
             }
         )
