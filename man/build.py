@@ -47,7 +47,7 @@ VARIABLES = {
     "EEXP_GPU_LAYERS": "The layers that llama.cpp gives to a GPU, where --gpu-layers is not given.",
     "EEXP_ENV_TIMEOUT": "Seconds that an environment has for one answer (60 for exec:, otherwise 300).",
     "EEXP_API_KEY": "Key for an OpenAI-compatible server. Without it, OPENAI_API_KEY is used.",
-    "EEXP_HTTP_CONCURRENCY": "Requests that such a server has at once (16).",
+    "EEXP_HTTP_CONCURRENCY": "Requests that such a server has at once (16); of a fleet, each of them.",
     "EEXP_HTTP_RPM": "Requests a minute that it is asked at most, in even steps (no limit).",
     "EEXP_HTTP_TIMEOUT": "Seconds that it has for one answer (300).",
     "EEXP_HTTP_TRIES": "How often a request is made where the server is busy, fails or is cut off (6).",

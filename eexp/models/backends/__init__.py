@@ -13,5 +13,9 @@ end the process is tried in another process first.
     rows.py           decoders for layers with a state
     kernels.py        a trial of torch's kernels for a number format
     http.py           models behind OpenAI-compatible servers
+    chat_answers.py   what such servers answer
     client.py         many requests to a server at once, with retries
+    fleet.py          one model at several servers
+    fleet_file.py     which servers those are
+    served_model.py   whether servers serve the same model
 """
