@@ -16,6 +16,7 @@ second, whether the records are byte for byte those of one server, and what the 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import shlex
@@ -76,12 +77,14 @@ class RealServer:
             self._process.wait()
 
 
-def until(condition: Callable[[], bool], limit: float) -> None:
-    """Wait until a condition is true; end the benchmark where it is not in `limit` seconds."""
+def until(condition: Callable[[], bool], limit: float = math.inf, process: subprocess.Popen | None = None) -> None:
+    """Wait until a condition is true; end the benchmark where `limit` seconds or the process end before."""
     deadline = time.monotonic() + limit
     while not condition():
         if time.monotonic() > deadline:
             raise SystemExit(f"not within {limit:g} s")
+        if process is not None and process.poll() is not None:
+            raise SystemExit("the command has ended too early: give a larger -n")
         time.sleep(0.02)
 
 
@@ -128,9 +131,9 @@ def measure(servers: list[RealServer], directory: Path, number: int, k: int) -> 
             reader = threading.Thread(target=lambda file=process.stderr, lines=lines: lines.extend(file or ()))
             reader.start()
             if way == "killed":
-                until(lambda out=out: out.exists() and out.read_bytes().count(b"\n") >= number // 4, 3600)
+                until(lambda out=out: out.exists() and out.read_bytes().count(b"\n") >= number // 4, process=process)
                 servers[1].kill()
-                until(lambda lines=lines: any("left out for now" in line for line in lines), 600)
+                until(lambda lines=lines: any("left out for now" in line for line in lines), process=process)
                 servers[1].start()
             if process.wait():
                 raise SystemExit("".join(lines))

@@ -120,7 +120,8 @@ def test_a_nucleus_is_left_to_the_server(faulty):
     [
         ("vllm", {"top_k": -1, "min_p": 0}),
         ("llamacpp", {"top_k": 0, "min_p": 0}),
-        ("validates", {"top_k": 0, "min_p": 0}),  # as llama-cpp-python does
+        ("validates", {"top_k": 0, "min_p": 0}),
+        ("fails", {"top_k": 0, "min_p": 0}),  # as llama-cpp-python does
         ("passes over", {}),
         ("refuses", {}),
     ],
@@ -130,9 +131,9 @@ def test_draws_are_the_models_own(faulty, server, sent):
     faulty.models = {"data": [{"id": "other", "owned_by": "vllm"}, {"id": "name", "owned_by": server}]}
 
     def reply(body: dict, nth: int) -> Reply:
-        nonsense = body.get("top_k") == "none" and server == "validates"
+        nonsense = body.get("top_k") == "none" and server in ("validates", "fails")
         if nonsense or ("top_k" in body and server == "refuses"):
-            return Reply(422, "top_k")
+            return Reply(500 if server == "fails" else 422, "top_k")
         return Reply(body=completion({"seed": 0, **body}))
 
     faulty.reply = reply
@@ -145,7 +146,7 @@ def test_draws_are_the_models_own(faulty, server, sent):
     assert len(draws) == 6 and [body["top_p"] for body in draws] == [1] * 5 + [0.5]
     assert all({name: body[name] for name in ("top_k", "min_p") if name in body} == sent for body in draws)
     assert len(notes) == (not sent) and all("does not know top_k" in note for note in notes)
-    assert len(faulty.asked) - 6 == {"validates": 2, "passes over": 2, "refuses": 1}.get(server, 0)
+    assert len(faulty.asked) - 6 == {"validates": 2, "fails": 2, "passes over": 2, "refuses": 1}.get(server, 0)
 
 
 def test_a_floor_needs_log_probabilities(faulty, data, monkeypatch):

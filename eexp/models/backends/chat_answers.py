@@ -10,6 +10,7 @@ from typing import Any, Optional, Protocol, TypeVar
 from msgspec import Struct
 
 from eexp.errors import InputError
+from eexp.models.backends.client import Unavailable
 from eexp.models.base import Sample
 from eexp.prompts import Message
 from eexp.prompts.tool_calls import call_entry, call_message, json_object, text_of_message
@@ -190,8 +191,15 @@ async def plain_sampling(ask: Ask, name: str, listed: ListedModel | None) -> dic
     if plain := _PLAIN_SAMPLING.get(listed and listed.owned_by):
         return plain
     plain = {"top_k": 0, "min_p": 0}
-    nonsense = {"top_k": "none", "min_p": "none"}
-    return plain if await _takes(ask, name, plain) and not await _takes(ask, name, nonsense) else None
+    if not await _takes(ask, name, plain):
+        return None
+    try:
+        ignores = await _takes(ask, name, {"top_k": "none", "min_p": "none"})
+    except Unavailable as e:
+        if e.status != 500:  # by which llama-cpp-python's server refuses a value of a wrong type
+            raise
+        ignores = False
+    return None if ignores else plain
 
 
 async def _takes(ask: Ask, name: str, sampling: dict[str, Any]) -> bool:
