@@ -1,21 +1,30 @@
 """Measure what a second server gives `eexp branch`, and what a server that is killed takes from it.
 
-    pip install 'llama-cpp-python[server]'
+    pip install 'llama-cpp-python[server]' xllamacpp
     python benchmarks/fleet.py > benchmarks/fleet.txt
+    python benchmarks/fleet.py --llama-server -n 100 >> benchmarks/fleet.txt
 
 one        `eexp branch` with one server
+again      the same with the same server
 two        the same with a fleet of two, of one thread each
 killed     the same with a fleet of two, the second of which is killed when a quarter of the records is written, and
            started again when eexp has left it out
 
-The servers are real ones with the built-in tiny model, by default of llama-cpp-python; --server gives the command of
-another one, with {model} and {port} in it. Both begin each way anew, with empty caches. The output is seconds, states a
-second, whether the records are byte for byte those of one server, and what the summary says of each server.
+"again" is what "two" and "killed" are held against: a server that evaluates several requests in a batch, or takes the
+beginning of a prompt from its cache, rounds otherwise each time.
+
+The servers are real ones with the built-in tiny model. Those of llama-cpp-python answer one request at a time.
+llama-server, which the package xllamacpp has, answers eight, and reports the tokens that come from its cache. --server
+gives the command of another one, with {model} and {port} in it. Both begin each way anew, with empty caches. The output
+is seconds, states a second, whether the records are byte for byte those of one server, and what the summary says of
+each server. Where they are not, the alternatives are counted that differ in their text, and those that differ in their
+log-probability.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import platform
@@ -34,7 +43,21 @@ SERVER = (
     f"{shlex.quote(sys.executable)} -m llama_cpp.server --model {{model}} --host 127.0.0.1 --port {{port}} "
     f"--n_ctx 4096 --n_threads 1 --n_threads_batch 1 --model_alias tiny"
 )
+LLAMA_SERVER = f"{shlex.quote(sys.executable)} {shlex.quote(__file__)} --serve {{model}} {{port}}"
 LIMIT = 120.0  # seconds for the start of a server
+
+
+def serve(model: str, port: int) -> None:
+    """Serve a model by the llama-server in xllamacpp, until this process is killed."""
+    import xllamacpp
+
+    settings = xllamacpp.CommonParams()
+    settings.model.path, settings.model_alias, settings.port = model, {"tiny"}, port
+    settings.n_parallel, settings.n_ctx = 8, 8 * 2048
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(settings)
+    print(server.listening_address, flush=True)
+    threading.Event().wait()
 
 
 class RealServer:
@@ -98,14 +121,20 @@ def main() -> None:
     parser.add_argument("-n", "--number", type=int, default=40, metavar="N", help="trajectories")
     parser.add_argument("-k", type=int, default=4, metavar="N", help="alternatives in every state")
     parser.add_argument("--server", default=SERVER, metavar="COMMAND", help="with {model} and {port} in it")
+    parser.add_argument("--llama-server", action="store_true", help="the llama-server of the package xllamacpp")
+    parser.add_argument("--serve", nargs=2, metavar=("FILE", "PORT"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.serve:
+        serve(args.serve[0], int(args.serve[1]))
+        return
+    command = LLAMA_SERVER if args.llama_server else args.server
     print(f"$ python {shlex.join(['benchmarks/fleet.py', *sys.argv[1:]])}")
     print(f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         subprocess.run(eexp("export", "tiny", "-o", directory / "tiny.gguf"), check=True, stderr=subprocess.DEVNULL)
         subprocess.run(eexp("expert", "house", "-q", "-n", args.number, "-o", directory / "expert"), check=True)
-        servers = [RealServer(args.server, directory / "tiny.gguf") for _ in range(2)]
+        servers = [RealServer(command, directory / "tiny.gguf") for _ in range(2)]
         measure(servers, directory, args.number, args.k)
 
 
@@ -115,7 +144,7 @@ def measure(servers: list[RealServer], directory: Path, number: int, k: int) -> 
     records: dict[str, bytes] = {}
     print(f"\n{'':10}{'seconds':>10}{'states a second':>18}   records of one server")
     notes: dict[str, list[str]] = {}
-    for way, model in (("one", alone), ("two", both), ("killed", both)):
+    for way, model in (("one", alone), ("again", alone), ("two", both), ("killed", both)):
         out = directory / way
         try:
             for server in servers:
@@ -144,13 +173,31 @@ def measure(servers: list[RealServer], directory: Path, number: int, k: int) -> 
                 server.kill()
         records[way] = out.read_bytes()
         states = next(int(part.split()[0]) for part in "".join(lines).split(", ") if part.split()[-1] == "states")
-        same = "" if way == "one" else "the same" if records[way] == records["one"] else "OTHERS"
+        same = "" if way == "one" else difference(records["one"], records[way])
         print(f"{way:10}{seconds:10.1f}{states / seconds:18.2f}   {same}", flush=True)
-    for way in ("one", "two", "killed"):
+    for way in records:
         print(f"\n{way}")
         shown = [line for line in notes[way] if "http://" in line or " in, " in line]
         for line in shown:
             print("  " + line.strip().replace(servers[0].url, "FIRST").replace(servers[1].url, "SECOND"))
+
+
+def difference(one: bytes, other: bytes) -> str:
+    """Return in words how the records of two runs differ."""
+    if one == other:
+        return "the same bytes"
+    pairs = list(zip(alternatives(one), alternatives(other), strict=True))
+    texts = sum(a["action"] != b["action"] for a, b in pairs)
+    logprobs = [abs(a["logprob"] - b["logprob"]) for a, b in pairs if a["action"] == b["action"] and a["logprob"]]
+    return (
+        f"of {len(pairs)} alternatives, {texts} differ in their text, {sum(map(bool, logprobs))} in their "
+        f"log-probability, by {max(logprobs, default=0):.1e} at most"
+    )
+
+
+def alternatives(data: bytes) -> list[dict]:
+    """Return the alternatives of all states, in order."""
+    return [a for line in data.splitlines() for step in json.loads(line)["steps"] for a in step["alternatives"]]
 
 
 if __name__ == "__main__":
