@@ -227,7 +227,7 @@ def test_a_storm_of_refusals_loses_nothing(a, b, monkeypatch):
     assert all(", never down" in note and ", 0 sent again" not in note for note in notes) and len(notes) == 2
 
 
-def test_one_is_not_there_at_the_start(a, monkeypatch):
+def test_one_is_not_there_at_the_start(a):
     missing = closed_url()
     want = alone(a, 4)
     with opened(missing, a) as model:
@@ -235,6 +235,15 @@ def test_one_is_not_there_at_the_start(a, monkeypatch):
         assert list(model.answer(groups(4))) == want and model.fingerprint == f"{missing}#name"
     with open_model(f"{missing},{a.url}") as model:
         assert model.fingerprint == f"{missing}#name", "the name is that of a server that answers"
+
+
+def test_one_hangs_at_the_start(a, b, monkeypatch):
+    monkeypatch.setattr(fleet, "CHECK", 0.5)
+    b.models, b.reply = None, lambda body, nth: Reply(delay=5)
+    want = alone(a, 4)
+    with opened(a, b) as model:
+        assert f"; left out for now: {b.url}: no answer to the check within 0.5 s" in model.settings
+        assert list(model.answer(groups(4))) == want
 
 
 def test_none_is_there(data, tmp_path):
@@ -270,7 +279,10 @@ def test_an_error_of_one_server_says_how_to_go_on(a, data, tmp_path):
     a.reply = lambda body, nth: Reply(403, "gone")
     args = ("branch", "-m", f"{a.url}#name", data["expert"])
     assert "--resume" not in run(*args).one_error(1, "HTTP 403: gone")
-    assert run(*args, "-o", tmp_path / "out").one_error(1).endswith("; the same command with --resume goes on")
+    command = [*EEXP, *map(str, args), "-o", str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert ended.returncode == 1 and ended.stderr.splitlines()[-1].startswith("error: "), ended.stderr
+    assert ended.stderr.endswith("; the same command with --resume goes on\n")
 
 
 # -- a server that is killed -------------------------------------------------------------------------------------------
@@ -336,6 +348,19 @@ def test_a_server_is_killed_in_the_middle_and_comes_back(a, data, tmp_path):
     assert out.read_bytes() == (tmp_path / "one").read_bytes()
     assert any(f"{other.url} is back after" in line for line in shown), shown
     assert re.search(rf"{re.escape(other.url)}: [1-9]\d+ requests, .* down for \d+ s$", shown[-1].strip()), shown
+
+
+@pytest.mark.long
+def test_real_servers_are_killed_and_draw_the_records_of_one():
+    """The servers are two of llama-cpp-python."""
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("sse_starlette")
+    script = Path(__file__).parents[2] / "benchmarks" / "fleet.py"
+    command = [sys.executable, str(script), "-n", "24", "-k", "2"]
+    shown = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True).stdout
+    for way in ("again", "two", "killed"):
+        assert re.search(rf"^{way} .* the same bytes$", shown, re.MULTILINE), shown
+    assert "left out for now: SECOND" in shown and re.search(r"SECOND: [1-9]\d* requests, .* down for", shown), shown
 
 
 # -- servers that differ -----------------------------------------------------------------------------------------------

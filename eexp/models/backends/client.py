@@ -15,6 +15,7 @@ import random
 import re
 import threading
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -24,7 +25,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from eexp.errors import InputError, ServerFailed, UsageError
+from eexp.errors import EexpError, InputError, ServerFailed, UsageError
 from eexp.records.types import explain
 from eexp.system.fetch import ACCEPTED, TooLarge, TooSlow, fetch
 
@@ -113,7 +114,10 @@ class EventLoop:
         return asyncio.run_coroutine_threadsafe(work, self._loop or self._open())
 
     def _open(self) -> asyncio.AbstractEventLoop:
+        # Of anyio, where a request is cancelled before its connection is begun. It would follow the line of the error.
+        warnings.filterwarnings("ignore", r"coroutine 'connect_tcp\.", RuntimeWarning)
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_report)
         self._thread = threading.Thread(target=self._loop.run_forever, name="eexp http", daemon=True)
         self._thread.start()
         return self._loop
@@ -129,6 +133,12 @@ class EventLoop:
         self._thread.join(GRACE)
         if not self._thread.is_alive():
             loop.close()
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report an exception that nothing waits for; failures of requests that were cancelled meanwhile are none."""
+    if not isinstance(context.get("exception"), EexpError):
+        loop.default_exception_handler(context)
 
 
 async def _cancel_all(last: Sequence[Callable[[], Awaitable[None]]]) -> None:

@@ -23,7 +23,7 @@ from eexp.models.backends import client as clients
 from eexp.models.backends.chat_answers import Completion
 from eexp.models.backends.client import KEY_VARIABLES, Client, EventLoop, Unavailable
 from eexp.models.backends.fleet_file import FleetServer, FleetSpec
-from eexp.models.backends.http import AHEAD, ServerModel
+from eexp.models.backends.http import AHEAD, Route, ServerModel
 from eexp.models.backends.served_model import ServedModel, examine
 
 CHECK = 30.0  # seconds for the examination of a server
@@ -444,13 +444,15 @@ class FleetModel(ServerModel):
     def new_route(self, lasting: bool = False) -> FleetRoute:
         return FleetRoute(self._fleet, lasting)
 
-    def run(self, work: Coroutine[Any, Any, Completion], route: FleetRoute) -> Future[Completion]:
+    def run(self, work: Coroutine[Any, Any, Completion], route: Route | None) -> Future[Completion]:
+        assert isinstance(route, FleetRoute)  # from new_route
         return self._fleet.run(work, route)
 
     def has_room(self, calls: int) -> bool:
         return calls == 0 or self._fleet.has_room()  # with no open call, it would wait for nothing
 
-    async def post(self, body: dict[str, Any], route: FleetRoute) -> Completion:
+    async def post(self, body: dict[str, Any], route: Route | None) -> Completion:
+        assert isinstance(route, FleetRoute)
         return await self._fleet.post(body, route)
 
     async def find_plain_sampling(self) -> dict[str, Any]:
