@@ -370,6 +370,7 @@ TEXTS = {
     "show-row": "show --row tiny -n 5 @world @reflect",
     "show-sample": "show --sample --seed 2 @mix",
     "show-id": "show --id house/train/0 @rollout",
+    "show-tree": "show --tree --full @rollout",
     "show-summary": "show --summary @rollout-pools @eval-tiny",
     "show-run": "show @train/adapter",
     "show-plot": "show --plot losses.png @train/adapter @train-long/adapter",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,8 +13,9 @@ import click
 from eexp.console.parameters import PATH, option, parameter
 from eexp.errors import InputError, UsageError
 from eexp.settings import FILE, SEED, Whole
-from eexp.system.terminal import show, tell
+from eexp.system.terminal import paged, show, tell
 
+LONGEST = 600  # characters of an observation on a terminal, unless --full is given
 _EMPTY = "show: no records in the input"
 
 
@@ -29,6 +31,8 @@ _EMPTY = "show: no records in the input"
     "Count all records instead, and show what share of the alternatives is valid, changes the state, leads to the "
     "expert's outcome and finishes the task, by source and pool."
 )
+@option(False, "--tree", "as_tree").help("Show trajectories as actions alone, with what became of each.")
+@option(False, "--full").help("Show long observations whole on a terminal, too.")
 @option(None, "--plot", type=FILE, metavar="PICTURE").help("Draw the loss curves of training runs, as PNG, SVG or PDF.")
 @parameter(SEED)
 @click.argument("files", nargs=-1, type=PATH, metavar="[FILE|DIR]...")
@@ -38,6 +42,8 @@ def command(
     record_id: str | None,
     row_of_model: str | None,
     summarised: bool,
+    as_tree: bool,
+    full: bool,
     plot: str | None,
     seed: int,
     files: tuple[str, ...],
@@ -48,14 +54,19 @@ def command(
     episodes as they were played, and what --rejects has set aside with the reason. A directory is a training run: its
     model card and last losses. Of a GGUF file, what it says about itself is shown.
 
+    FILE#ID shows one record, and FILE#ID/STEP one step of it. On a terminal, long observations are cut (--full), and
+    what does not fit goes through a pager (PAGER, or less).
+
     \b
     Example:
       eexp expert house -n 5 | eexp branch | eexp rollout > rollout.jsonl
       eexp show -n 1 rollout.jsonl
+      eexp show 'rollout.jsonl#house/train/0/2'
+      eexp show --tree rollout.jsonl
       eexp show --summary rollout.jsonl
       eexp reflect rollout.jsonl | eexp show -n 1 --row tiny
     """
-    from eexp.console.rendering import render_gguf, render_run, renderer, summary
+    from eexp.console.rendering import View, render_gguf, render_run, renderer, summary
     from eexp.examples.parts import sample
 
     if plot is not None:
@@ -71,6 +82,7 @@ def command(
     if files and files[0].endswith(".gguf"):
         show("\n".join(map(render_gguf, files)))
         return
+    files, place = _place(files)
     records: Iterable[dict] = _records(files)
     if summarised:
         lines = summary(records)
@@ -79,17 +91,43 @@ def command(
         for line in lines:
             show(line)
         return
-    if record_id is not None:
+    step = None
+    if place is not None:
+        record_id = place
+        records, step = _at(records, place)
+    elif record_id is not None:
         records = (r for r in records if r.get("id") == record_id)
-    render = renderer(row_of_model)
+    longest = None if full or not sys.stdout.isatty() else LONGEST
+    render = renderer(row_of_model, View(step, longest, as_tree))
     n_shown, before = 0, None
-    for record in sample(records, number, seed) if sampled else islice(records, number):
-        show(("\n" if n_shown else "") + render(record, before))
-        n_shown, before = n_shown + 1, record
+    with paged():
+        for record in sample(records, number, seed) if sampled else islice(records, number):
+            show(("\n" if n_shown else "") + render(record, before))
+            n_shown, before = n_shown + 1, record
     if record_id is not None and not n_shown:
         raise InputError(f"no record has the id {record_id!r}")
     if not n_shown:
         tell(_EMPTY)
+
+
+def _place(files: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
+    """Return the files, and the place after the # of FILE#ID or FILE#ID/STEP; None where there is none."""
+    if len(files) == 1 and "#" in files[0] and not os.path.exists(files[0]):
+        file, _, place = files[0].partition("#")
+        return (file,), place
+    return files, None
+
+
+def _at(records: Iterable[dict], place: str) -> tuple[list[dict], int | None]:
+    """Return the first record with an id, and the step that stands behind it: "house/train/0/3" is step 3 of one."""
+    identity, _, number = place.rpartition("/")
+    whole: dict | None = None
+    for record in records:
+        if record.get("id") == place:
+            return [record], None
+        if whole is None and number.isdecimal() and record.get("id") == identity:
+            whole = record
+    return ([], None) if whole is None else ([whole], int(number))
 
 
 def _records(files: tuple[str, ...]) -> Iterator[dict]:

@@ -6,14 +6,15 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eexp.errors import InputError, UsageError, short
 from eexp.prompts.tool_calls import action_of, described_tool
-from eexp.records.outcomes import Shares
+from eexp.records.outcomes import Shares, finishes, same_as_expert, transition_of
 from eexp.records.record import expert_outcome, succeeded
 from eexp.system.terminal import one_line, style
 
@@ -23,19 +24,62 @@ if TYPE_CHECKING:
     from eexp.training.data import Row
 
 
-def render(record: dict, before: dict | None = None) -> str:
+class View(NamedTuple):
+    """How much of a record is shown.
+
+    Attributes:
+        step: The one step of a trajectory or turn of an episode that is shown; None for all.
+        longest: Characters of an observation, a longer one is cut; None for all.
+        as_tree: Whether of a trajectory only actions are shown, with what became of them.
+    """
+
+    step: int | None = None
+    longest: int | None = None
+    as_tree: bool = False
+
+    def has(self, i: int) -> bool:
+        """Return whether a step is shown."""
+        return self.step is None or i == self.step
+
+    def cut(self, text: str) -> str:
+        """Return an observation, cut if it is too long."""
+        if self.longest is None or len(text) <= self.longest:
+            return text
+        left_out = f"... ({len(text) - self.longest:,} characters more; --full shows them)"
+        return text[: self.longest] + style(left_out, dim=True)
+
+
+WHOLE = View()
+
+
+def render(record: dict, before: dict | None = None, view: View = WHOLE) -> str:
     """Return a record of any type as text.
 
     Args:
         before: The record that is shown before it, whose lineage is not repeated.
+
+    Raises:
+        InputError: It has no such step.
     """
-    if record.get("type") == "reject":
+    kind = record.get("type", "")
+    if kind == "reject":
         return "\n".join(_reject(record))
-    renderers = {"trajectory": _trajectory, "example": _example, "preference": _preference, "episode": _episode}
-    lines_of = renderers.get(record.get("type", ""))
+    if view.step is not None:
+        number = len(record.get({"trajectory": "steps", "episode": "transcript"}.get(kind, ""), []))
+        if view.step >= number:
+            raise InputError(f"{record['id']} has no step {view.step}, only {number}")
+    renderers: dict[str, Callable[[dict], Iterator[str]]] = {
+        "trajectory": partial(_tree if view.as_tree else _trajectory, view=view),
+        "episode": partial(_episode, view=view),
+        "example": _example,
+        "preference": _preference,
+    }
+    lines_of = renderers.get(kind)
     if lines_of is None:
         raise InputError(f"a record of type {record.get('type')!r} cannot be shown", "$.type")
     lines = [style(f"{record['type']} {one_line(record['id'])}", bold=True), *lines_of(record)]
+    if view.as_tree:
+        return "\n".join(lines)
     lineage = record.get("lineage", [])
     if lineage and before is not None and lineage == before.get("lineage"):
         lineage = ["lineage as above"]
@@ -43,10 +87,10 @@ def render(record: dict, before: dict | None = None) -> str:
     return "\n".join(lines)
 
 
-def renderer(model: str | None = None) -> Callable[[dict, dict | None], str]:
+def renderer(model: str | None = None, view: View = WHOLE) -> Callable[[dict, dict | None], str]:
     """Return `render` or, with a model, a function that renders examples as the rows that the model is trained on."""
     if model is None:
-        return render
+        return partial(render, view=view)
     from eexp.models.tokenizers import load_tokenizer
     from eexp.training.data import row_maker
 
@@ -55,7 +99,7 @@ def renderer(model: str | None = None) -> Callable[[dict, dict | None], str]:
 
     def render_with_rows(record: dict, before: dict | None) -> str:
         if record["type"] != "example":
-            return render(record, before)
+            return render(record, before, view)
         return render_row(record, row_of(record), tokenizer)
 
     return render_with_rows
@@ -80,7 +124,7 @@ def _reject(reject: dict) -> Iterator[str]:
         yield style(one_line(f"  {record.get('type')} {record['id']}"), dim=True)
 
 
-def _outcome(outcome: dict | None) -> str:
+def _outcome(outcome: dict | None, view: View) -> str:
     if outcome is None:
         return style("not executed", dim=True)
     marks = [
@@ -92,7 +136,7 @@ def _outcome(outcome: dict | None) -> str:
         )
         if on
     ]
-    text = outcome["observation"] + (f"  [{', '.join(marks)}]" if marks else "")
+    text = view.cut(outcome["observation"]) + (f"  [{', '.join(marks)}]" if marks else "")
     return "\n".join([text, *_screenshot(outcome)])
 
 
@@ -101,12 +145,45 @@ def _screenshot(state: dict) -> list[str]:
     return [style(f"picture: {one_line(state['screenshot'])}", dim=True)] if state.get("screenshot") else []
 
 
-def _trajectory(t: dict) -> Iterator[str]:
-    yield _after("  ", f"{one_line(t['env'])}, task {one_line(str(t['task'].get('id')))}: {t['instruction']}")
+def _task_line(t: dict) -> str:
+    return _after("  ", f"{one_line(t['env'])}, task {one_line(str(t['task'].get('id')))}: {t['instruction']}")
+
+
+def _tree(t: dict, view: View) -> Iterator[str]:
+    """Yield the path of a trajectory with its alternatives as branches, and what became of each: one line an action."""
+    yield _task_line(t)
+    shown = [(i, step) for i, step in enumerate(t["steps"]) if view.has(i)]
+    for i, step in shown:
+        marks = [mark for mark in ("mistake", "repeated", "noise") if step.get(mark)]
+        yield style(f"{i:>3} {one_line(step['action'])}", fg="green") + style(
+            "".join(f"  [{m}]" for m in marks), dim=True
+        )
+        for a in step.get("alternatives") or []:
+            outcome = a.get("outcome")
+            if a.get("refused"):
+                became = "branch not trusted"
+            elif outcome is None:
+                became = "not executed"
+            elif finishes(outcome):
+                became = "finishes the task"
+            elif same_as_expert(step, expert_outcome(t, i), a):
+                became = "same as the expert's"
+            else:
+                became = transition_of(step["observation"], outcome).replace("invalid", "refused")
+            colour = {"refused": "red", "finishes the task": "green"}.get(became)
+            yield f"    ├─ {one_line(a['action'])}  " + style(became, fg=colour, dim=colour is None)
+    if t.get("outcome") and view.step is None:
+        yield style(f"    {'success' if succeeded(t['outcome']) else 'no success'}", dim=True)
+
+
+def _trajectory(t: dict, view: View) -> Iterator[str]:
+    yield _task_line(t)
     yield from _functions(t)
     for i, step in enumerate(t["steps"]):
+        if not view.has(i):
+            continue
         yield from _functions(step if i else {})
-        yield indent("\n".join([step["observation"], *_screenshot(step)]), "  ")
+        yield indent("\n".join([view.cut(step["observation"]), *_screenshot(step)]), "  ")
         if step.get("thought"):
             yield style(indent(step["thought"], "    "), fg="cyan")
         marks = [mark for mark in ("mistake", "repeated", "noise") if step.get(mark)]
@@ -117,15 +194,15 @@ def _trajectory(t: dict) -> Iterator[str]:
             pool = f", pool {a['pool']}" if a.get("pool") else ""
             source = style(one_line(f" ({a['source']}{logprob}{pool})"), dim=True)
             yield style(_after("     ~ ", a["action"]), fg="yellow") + source
-            result = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"))
+            result = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"), view)
             yield indent(result, "         ")
             if then := a.get("then"):
                 number = f"after {len(then)} action{'' if len(then) == 1 else 's'} more"
                 number += ", " if then[-1].get("done") or succeeded(then[-1]) else ", where --steps ended, "
                 number += f"{one_line(then[-1]['action'])}: "
-                yield style(indent(number, "         "), dim=True) + _outcome(then[-1])
-    if t.get("outcome"):
-        yield indent(_outcome(t["outcome"]), "  ")
+                yield style(indent(number, "         "), dim=True) + _outcome(then[-1], view)
+    if t.get("outcome") and view.step is None:
+        yield indent(_outcome(t["outcome"], view), "  ")
 
 
 def _example(e: dict) -> Iterator[str]:
@@ -180,18 +257,21 @@ def _spans(e: dict) -> Iterator[str]:
         yield style(one_line(words), dim=True)
 
 
-def _episode(e: dict) -> Iterator[str]:
+def _episode(e: dict, view: View) -> Iterator[str]:
     verdict = style("success", fg="green") if e["success"] else style("failure", fg="red")
     counts = f"{e['steps']} steps, {e.get('invalid', 0)} invalid"
     yield _after("  ", f"{verdict}, score {e.get('score')}, {counts}; {e.get('instruction')}")
     yield from _functions(e)
     for i, turn in enumerate(e.get("transcript", [])):
+        if not view.has(i):
+            continue
         yield from _functions(turn if i else {})
-        yield indent(turn["observation"], "  ")
+        yield indent(view.cut(turn["observation"]), "  ")
         reward = "" if turn.get("reward") is None else style(f"  [reward {turn['reward']:g}]", dim=True)
         action = indent(turn.get("text") or turn["action"], "  > ")
         yield style(action, fg=None if turn.get("valid", True) else "red") + reward
-    yield indent(e.get("final") or "", "  ")
+    if view.step is None:
+        yield indent(view.cut(e.get("final") or ""), "  ")
 
 
 def render_row(example: dict, row: Row, tokenizer: Any) -> str:

@@ -9,11 +9,12 @@ where a newline would forge a line. Colours come from `style` alone. JSON output
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 from eexp.errors import EexpError
@@ -89,6 +90,52 @@ def tell(*lines: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write("\n".join(_cut(_escaped(_for(sys.stderr, line), one_line)) for line in lines) + "\n")
         sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def paged() -> Iterator[None]:
+    """Send what the block shows through a pager, where standard output is a terminal, as git does.
+
+    The pager is PAGER, or less; it ends by itself where the text fits on the screen, and colours are kept. An empty
+    PAGER, `cat`, or a pager that cannot be started leaves the output as it is.
+    """
+    pager = os.environ.get("PAGER", "less")
+    if not sys.stdout.isatty() or pager in ("", "cat"):
+        yield
+        return
+    import subprocess
+
+    try:
+        child = subprocess.Popen(
+            ["sh", "-c", f"exec {pager}"], stdin=subprocess.PIPE, env={"LESS": "FRX", "LV": "-c", **os.environ}
+        )
+    except OSError:
+        yield
+        return
+    terminal = sys.stdout
+    assert child.stdin
+    sys.stdout = _Paged(child.stdin, encoding="utf-8", errors="backslashreplace")
+    try:
+        yield
+    except BrokenPipeError:
+        pass  # the reader has seen enough
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        sys.stdout = terminal
+        while True:  # Ctrl-C is for the pager
+            try:
+                child.wait()
+                break
+            except KeyboardInterrupt:
+                continue
+
+
+class _Paged(io.TextIOWrapper):
+    """The input of a pager, which is on a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 class Progress:
