@@ -79,12 +79,12 @@ def _serve(files: list[str], follow: bool, tokens, port: int, compared: bool, op
     from eexp.viewer.index import Index
     from eexp.viewer.page_server import Viewer
     from eexp.viewer.record_changes import Comparison
+    from eexp.viewer.view import read
 
-    index = Index(files)
+    index = read(files) if compared else Index(files)
+    comparison = Comparison(index) if compared else None
     try:
-        viewer = Viewer(
-            index, follow=follow, tokens=tokens, port=port, comparison=Comparison(index) if compared else None
-        )
+        viewer = Viewer(index, follow=follow, tokens=tokens, port=port, comparison=comparison)
     except OSError as e:
         raise EexpError(f"port {port}: {e.strerror or e}") from None
     tell(f"view: {viewer.address}  (Ctrl-C ends it)")

@@ -83,8 +83,6 @@ class Viewer:
                 if self._stop.is_set():
                     return
                 time.sleep(0)  # answers come first
-            if self.comparison is not None and self.reading:
-                self.comparison.compare()
             self.reading = False
             if not self.follow or self._stop.wait(_PAUSE):
                 return
@@ -137,11 +135,14 @@ class Viewer:
             (then, before), (now, records) = self._history[0], self._history[-1]
             rate = 60 * (records - before) / (now - then) if now > then else 0.0
             progress = f"Following: {rate:,.0f} records a minute"
+        if self.comparison is not None:
+            state["records"] = self.index.count((self.comparison.mask,))
         return {**state, "reading": self.reading, "follow": self.follow, "progress": progress}
 
     def _list(self, given: dict[str, str]) -> dict:
         filters = [group for group in given.get("filters", "").split(";") if group]
         masks = tuple(sum({1 << int(bit) % 64 for bit in group.split(",")}) for group in filters)
+        masks += (self.comparison.mask,) if self.comparison is not None else ()
         order = given.get("order", "place")
         if order not in ORDERS:
             raise ValueError("no such order")

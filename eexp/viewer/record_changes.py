@@ -24,15 +24,20 @@ class Comparison:
     """The records of two files, by id. The list shows those of the first file, and those that the second has alone.
 
     Args:
-        index: Of the two files.
+        index: Of the two files, which have been read.
+
+    Attributes:
+        mask: The bits of the records that the list shows.
     """
 
     def __init__(self, index: Index):
         self.index = index
         self._words: dict[int, str] = {}
         self._pairs: dict[int, int] = {}
+        self._compare_all()
+        self.mask = sum(1 << bit for (group, _), bit in index.facets.items() if group == "difference")
 
-    def compare(self) -> None:
+    def _compare_all(self) -> None:
         """Compare all records; their differences become filters of the index."""
         index = self.index
         first: dict[int, int] = {}

@@ -81,7 +81,7 @@ def page(index: Index, *, held: dict | None = None, about: str = "") -> str:
         state["records"] = len(held["rows"])
     data: dict[str, Any] = {"served": held is None, "state": state, **(held or {})}
     script = html.script("eexp.viewer")
-    loads = "img-src data:" if held is not None else "connect-src 'self'; img-src 'self'"
+    loads = "img-src data:" if held is not None else "connect-src 'self'; img-src 'self' data:"
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     return environment.from_string(html.template("eexp.viewer")).render(
         title=", ".join(Path(file).name for file in index.files),

@@ -146,11 +146,12 @@ def test_two_files_are_compared_by_ids(files, tmp_path):
     write(other, [*records[1:], {**records[0], "id": "new"}])
     index = read_index([str(files["rollout"]), str(other)])
     comparison = Comparison(index)
-    comparison.compare()
     words = [comparison.word(entry) for entry in range(len(index))]
     assert words[:4] == ["only in the first", "differs", "only lineage differs", "the same"]
     assert words[-1] == "only in the second"
     assert [change["path"] for change in comparison.changes(1)] == ["$.instruction"]
+    listed = index.find(Query(masks=(comparison.mask,))).entries
+    assert listed == [*range(len(records)), len(index) - 1]
 
 
 # -- the server --------------------------------------------------------------------------------------------------------
