@@ -74,6 +74,7 @@ def command(
     from eexp.console.stream import Stream
     from eexp.errors import UsageError
     from eexp.prompts import get_style
+    from eexp.system.late import without_collection
     from eexp.system.terminal import show
     from eexp.training.distributed import process_count, process_rank
 
@@ -111,8 +112,9 @@ def command(
         records = io.records()
         first = list(islice(records, 1))
         # These import torch, which takes seconds; a command line or a first record that is wrong is refused before.
-        from eexp.training.finetune import finetune, preview
-        from eexp.training.job import ExampleSource
+        with without_collection():
+            from eexp.training.finetune import finetune, preview
+            from eexp.training.job import ExampleSource
 
         settings = replace(settings, base=settings.base.removeprefix("hf:"))
         validation = ExampleSource(held_out.records(), held_out.fail) if held_out else None

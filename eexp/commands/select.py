@@ -63,8 +63,10 @@ class _Influences:
 
     def __init__(self, settings: SelectSettings):
         from eexp.records.jsonl import read
-        from eexp.training.influence import influence_on
+        from eexp.system.late import without_collection
 
+        with without_collection():
+            from eexp.training.influence import influence_on
         assert settings.like is not None and settings.base is not None
         self.values: list[float] = []
         self._of = influence_on(read([settings.like], "example"), settings.base, settings.init, settings.seed)

@@ -13,6 +13,7 @@ from eexp.models.backends.fleet_file import fleet_spec, is_fleet
 from eexp.models.base import Engine, Model
 from eexp.models.registry import spec_list
 from eexp.records.runs import split_adapter
+from eexp.system.late import without_collection
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -35,7 +36,8 @@ def open_model(spec: str, engine: Engine | None = None) -> Model:
         return HttpModel(spec)
     base, adapter = split_adapter(spec)
     if spec.startswith("hf:") or os.path.isdir(base):
-        from eexp.models.backends.hf import HfModel
+        with without_collection():
+            from eexp.models.backends.hf import HfModel
 
         return HfModel(spec, engine=engine)
     if base in BUILT_IN or base.endswith(".gguf"):
