@@ -30,6 +30,13 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests themselves run in parallel
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the library that reads it is imported: it would retry for half a minute
+gc.disable()  # until the tests are collected: what is imported and collected stays, and a search in it finds nothing
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector search what the tests make, and no longer what was there before them."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

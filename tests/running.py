@@ -166,9 +166,10 @@ def run_script(script: str, directory: Path) -> Result:
 
 def _commands_of_eexp(line: str) -> list[list[str]] | None:
     """Return the words of each command of a pipe of eexp, with files behind `<` and `>`; None for any other line."""
+    line = re.sub(r"(^|\s)#.*", "", line)
     if re.search(r"[$*`;&()]|<<|>>|\d>", line):
         return None
-    lexer = shlex.shlex(re.sub(r"(^|\s)#.*", "", line), posix=True, punctuation_chars="|<>")
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|<>")
     lexer.whitespace_split, lexer.commenters = True, ""
     commands: list[list[str]] = [[]]
     for word in lexer:

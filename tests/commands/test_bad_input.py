@@ -746,7 +746,7 @@ class _Answers(BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setenv("EEXP_HTTP_TRIES", "1")
     with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as http_server:
-        thread = threading.Thread(target=http_server.serve_forever)
+        thread = threading.Thread(target=http_server.serve_forever, args=(0.02,))
         thread.start()
         http_server.url = f"http://127.0.0.1:{http_server.server_port}/v1"
         http_server.handle_error = lambda *_: None  # after one bad answer the client closes its other connections

@@ -294,7 +294,7 @@ def test_pages_reach_no_network(env):
             self.end_headers()
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     env.reset(task("click-button"))
     for host in ("127.0.0.1", "localhost"):
         url = f"http://{host}:{server.server_port}/"

@@ -46,7 +46,7 @@ def server():
             pass
 
     http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http_server.serve_forever, daemon=True).start()
+    threading.Thread(target=http_server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"127.0.0.1:{http_server.server_port}", refused
     http_server.shutdown()
     http_server.server_close()
