@@ -39,13 +39,19 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def _shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of all processes that run tests side by side."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_world(tmp_path_factory: pytest.TempPathFactory):
     """Keep the user's settings out of the tests, and the tests' exported tiny model out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("EEXP_") or n == "OPENAI_API_KEY"]:
             patch.delenv(name)
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(_shared_directory(tmp_path_factory) / "cache"))
         # For a few episodes a JVM would spend a third of its time on optimising code.
         patch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
         patch.setenv("COLUMNS", "100")
@@ -82,9 +88,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
     The first process that needs a directory makes it, and the others wait. No test may change what is in it.
     """
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
+    shared = _shared_directory(tmp_path_factory)
 
     def made_once(name: str, make: Callable[[Path], None]) -> Path:
         directory, finished = shared / name, shared / f"{name}.finished"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from unittest import mock
 
 ROOT = Path(__file__).parent.parent
@@ -132,6 +133,35 @@ def start(*args: object, **popen: object) -> subprocess.Popen:
     """Start `eexp ARGS` as a process, without waiting for its end."""
     popen.setdefault("env", environment())
     return subprocess.Popen([*EEXP, *map(str, args)], **popen)
+
+
+class Forked:
+    """`eexp ARGS` in a fork of this process, which has imported what it needs: a process as `start` returns it.
+
+    PyTorch computes no gradients in the fork of a process that has done so on a GPU.
+    """
+
+    def __init__(self, *args: object, stderr: IO):
+        fork = multiprocessing.get_context("fork")
+        self._process = fork.Process(target=self._be_command, args=([*map(str, args)], stderr.fileno()))
+        self._process.start()
+        self.pid = self._process.pid
+
+    @staticmethod
+    def _be_command(args: list[str], stderr: int) -> None:
+        from eexp.__main__ import main
+
+        os.dup2(stderr, 2)
+        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+        sys.argv = ["eexp", *args]
+        main()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
 
 
 def spawn(*args: object, stdin: bytes = b"", **popen: object) -> Result:

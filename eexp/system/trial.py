@@ -7,6 +7,7 @@ cannot be written is as none: the function is tried again.
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import importlib
 import json
@@ -78,6 +79,7 @@ def try_function(function: str, arguments: Sequence[object], limit: float, name:
 
 def main() -> None:
     """Run a trial, as `try_function` started it."""
+    gc.disable()  # most of its time is the import of a large library
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     module, _, name = sys.argv[2].partition(":")
     signal.setitimer(signal.ITIMER_REAL, float(sys.argv[4]))

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from inspect import signature
 from typing import Any, Protocol
 
@@ -228,8 +228,9 @@ def layers_with_state(model: torch.nn.Module) -> dict[str, tuple[torch.nn.Module
     They take `cache_params`, as blocks around them may, too; or they convolve and take `past_key_values`.
     """
     found: dict[str, tuple[torch.nn.Module, str]] = {}
+    parameters_of = cache(lambda forward: signature(forward).parameters)  # modules of a kind share their function
     for name, module in model.named_modules():
-        parameters = signature(module.forward).parameters
+        parameters = parameters_of(getattr(module.forward, "__func__", module.forward))
         convolves = any(isinstance(child, torch.nn.Conv1d) for child in module.children())
         for argument in _CACHES:
             if argument in parameters and (convolves or argument == "cache_params"):

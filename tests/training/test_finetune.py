@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import ROOT, environment, lines, read, run, start, write
+from running import ROOT, Forked, environment, lines, read, run, start, write
 
 from eexp.errors import EexpError, InputError
 from eexp.prompts import get_style, style_from_dict
@@ -1062,6 +1062,8 @@ def test_standard_input_and_several_files(few, tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
+    import torch
+
     held_out = write(tmp_path / "held-out", [{**e, "group": "other"} for e in read(few)[:4]])
     command = [
         "finetune",
@@ -1087,7 +1089,9 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
     cut = tmp_path / "cut"
     killed = 0
     for at_least, how in ((3, signal.SIGKILL), (7, signal.SIGINT)):
-        child = start(*command, "-o", cut, few, stderr=subprocess.PIPE)
+        begin = start if how == signal.SIGINT or torch.accelerator.is_available() else Forked
+        with open(tmp_path / "stderr", "wb") as stderr:
+            child = begin(*command, "-o", cut, few, stderr=stderr)
         while child.poll() is None:
             lines_written = (cut / "metrics.jsonl").read_bytes().count(b"\n") if (cut / "metrics.jsonl").exists() else 0
             if lines_written >= at_least and list((cut / "checkpoints").glob("checkpoint-*")):
@@ -1095,8 +1099,9 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
                 killed += 1
                 break
             time.sleep(0.002)
-        err = child.communicate()[1].decode()
-        assert child.returncode == (-how if how == signal.SIGKILL else 130) and not (cut / "eexp.json").exists()
+        ended = -how if how == signal.SIGKILL else 130
+        assert child.wait() == ended and not (cut / "eexp.json").exists(), (tmp_path / "stderr").read_text()
+    err = (tmp_path / "stderr").read_text()
     assert err.count("finetune: interrupted; the same command with --resume goes on") == 1 and "Traceback" not in err
     assert killed == 2
     other = run(*command, "-o", cut, "--batch-size", 2, few)
