@@ -166,7 +166,7 @@ def test_killed_and_resumed_equals_uninterrupted(name: str, inputs, tmp_path):
         killed += _kill_at(command, output, size, rng.uniform(0.05, 0.9))
         if attempt % 2:
             _tear(output, rng)
-    spawn(*command).ok(expected_code)
+    run(*command).ok(expected_code)
     assert output.read_bytes() == whole, f"differs after {killed} kills"
     if job.bad:
         assert (tmp_path / "cut.rejects").read_bytes() == (tmp_path / "whole.rejects").read_bytes()

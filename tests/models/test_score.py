@@ -31,11 +31,10 @@ def llama(tiny):
 @pytest.fixture(scope="module")
 def examples(data) -> list[dict]:
     """Examples of every kind in every built-in style, some with thoughts, and one of another program."""
-    thoughtful = [
-        {**t, "steps": [{**s, "thought": f"The next thing is to {s['action']}."} for s in t["steps"]]}
-        for t in read(data["rollout"])[:1]
-    ]
-    bare, thoughtful = lines(read(data["rollout"])[:1]), lines(thoughtful)
+    trajectory = read(data["rollout"])[0]
+    beginning = {**trajectory, "steps": trajectory["steps"][:4], "outcome": None}
+    thoughtful = [{**s, "thought": f"The next thing is to {s['action']}."} for s in beginning["steps"]]
+    bare, thoughtful = lines([beginning]), lines([{**beginning, "steps": thoughtful}])
     records = []
     for style in text_styles():
         for args, stdin in [
@@ -53,6 +52,11 @@ def examples(data) -> list[dict]:
         "completion": [{"role": "assistant", "content": "  An apple,\nI think. 日本 🙂"}],
     }
     return [*records, foreign]
+
+
+@pytest.fixture(scope="module")
+def scored_by_hf(hf, examples) -> list[dict]:
+    return list(score(iter(examples), hf))
 
 
 def plain_losses(hf, examples: list[dict]) -> dict[tuple[str, str], list[float]]:
@@ -88,12 +92,11 @@ def mean_losses(examples: list[dict]) -> dict[tuple[str, str], tuple[float, int]
     }
 
 
-def test_losses_are_those_of_a_plain_loop(hf, llama, examples):
+def test_losses_are_those_of_a_plain_loop(hf, llama, examples, scored_by_hf):
     plain = {key: (sum(some) / len(some), len(some)) for key, some in plain_losses(hf, examples).items()}
     assert {kind for kind, _ in plain} == {"imitation", "reflection", "world_model", "critique"}
     assert {("imitation", "thought"), ("reflection", "thought"), ("world_model", "observation")} <= plain.keys()
-    for model, tolerance in ((hf, 1e-5), (llama, 1e-4)):
-        scored = list(score(iter(examples), model))
+    for model, scored, tolerance in ((hf, scored_by_hf, 1e-5), (llama, list(score(iter(examples), llama)), 1e-4)):
         assert [{**e, "scores": []} for e in scored] == [{**e, "scores": []} for e in examples]
         means = mean_losses(scored)
         assert means.keys() == plain.keys()
@@ -102,7 +105,7 @@ def test_losses_are_those_of_a_plain_loop(hf, llama, examples):
 
 
 @pytest.mark.parametrize("packing", ["tree", "none"])
-def test_losses_are_the_held_out_losses_of_finetune(hf, examples, packing):
+def test_losses_are_the_held_out_losses_of_finetune(examples, scored_by_hf, packing):
     import torch
 
     from eexp.models.backends.hf import load_model
@@ -115,7 +118,7 @@ def test_losses_are_the_held_out_losses_of_finetune(hf, examples, packing):
     if packing == "tree":
         exact.prepare(model, rows, torch.float32, 1024)
     held_out = summary(validation_losses(model, rows, packing=packing, tokens_per_batch=1024))
-    means = mean_losses(list(score(iter(examples), hf)))
+    means = mean_losses(scored_by_hf)
     assert held_out["spans"].keys() == {f"{kind}/{span}" for kind, span in means}
     for (kind, span), (loss, tokens) in means.items():
         theirs = held_out["spans"][f"{kind}/{span}"]
@@ -164,9 +167,11 @@ def test_long_groups_are_cut(hf, data, monkeypatch):
 
 def test_output_is_the_same_after_an_interruption(data, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    args = ["score", "-m", "tiny", "--threads", "1", data["world"]]
+    groups = [list(some) for _, some in groupby(read(data["world"]), key=lambda e: e["group"])]
+    file = write(tmp_path / "in", [*groups[0][:9], *groups[1][:9]])
+    args = ["score", "-m", "tiny", "--threads", "1", file]
     result = run(*args, "-o", whole, "--summary", tmp_path / "losses").ok()
-    for n_lines in (0, 1, 40, 41):
+    for n_lines in (0, 1, 12, 18):
         broken.write_bytes(b"".join(whole.read_bytes().splitlines(keepends=True)[:n_lines]) + b'{"type":')
         resumed = run(*args, "-o", broken, "--resume", "--summary", tmp_path / "again").ok()
         assert broken.read_bytes() == whole.read_bytes()
