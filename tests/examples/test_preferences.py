@@ -7,6 +7,7 @@ import random
 from array import array
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from running import interrupted_at, read, run, text_styles, write
@@ -58,6 +59,14 @@ def preferences(tmp_path_factory):
     run("rollout", "-q", branched, "-o", executed).ok()
     run("preference-data", executed, "-q", "-o", directory / "preferences").ok()
     return directory / "preferences"
+
+
+@pytest.fixture(scope="module")
+def few(preferences) -> Path:
+    """Some of them, of more than one house: a run asks its reference about every one."""
+    records = read(preferences)[:30]
+    assert len({record["group"] for record in records}) > 1
+    return write(preferences.parent / "few", records)
 
 
 def test_every_preference_has_its_evidence(preferences):
@@ -258,24 +267,24 @@ def test_examples_beside_preferences_add_their_own_loss():
             assert abs(sum(losses) - expected) < 1e-5 * expected and loss_of.sums[2] == 3
 
 
-def test_a_run_may_hold_examples_beside_preferences(preferences, data, tmp_path):
+def test_a_run_may_hold_examples_beside_preferences(few, data, tmp_path):
     train = ("finetune", "-m", "tiny", "--objective", "dpo", "--lr", "3e-3", "--max-steps", 3, "-q")
-    run(*train, "-o", tmp_path / "a", preferences, data["imitation"]).ok()
+    run(*train, "-o", tmp_path / "a", few, data["imitation"]).ok()
     about = json.loads((tmp_path / "a" / "eexp.json").read_text())
     assert about["data"]["kinds"].keys() == {"imitation", "preference"}
     assert about["trained"]["shares"] == {"imitation": 0.5, "preference": 0.5}
     first = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["margin"] == pytest.approx(0, abs=1e-5) and first["loss"] > 0.7  # log 2, and that of the examples
-    run(*train, "-o", tmp_path / "b", "--sft-weight", 0, preferences, data["imitation"]).ok()
+    run(*train, "-o", tmp_path / "b", "--sft-weight", 0, few, data["imitation"]).ok()
     first = json.loads((tmp_path / "b" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(0.6931472, abs=1e-5)
 
 
-def test_a_run_starts_at_the_reference_and_learns(preferences, tmp_path):
+def test_a_run_starts_at_the_reference_and_learns(few, tmp_path):
     """At the start every margin is 0 and the loss log 2; then the chosen answers gain on the rejected ones."""
     train = ("finetune", "-m", "tiny", "--objective", "dpo", "--lr", "3e-3", "--max-steps", 6, "-q")
-    run(*train, "-o", tmp_path / "a", preferences).ok()
-    run(*train, "-o", tmp_path / "b", "--tokens-per-batch", 700, preferences).ok()
+    run(*train, "-o", tmp_path / "a", few).ok()
+    run(*train, "-o", tmp_path / "b", "--tokens-per-batch", 700, few).ok()
     curves = [[json.loads(line) for line in open(tmp_path / name / "metrics.jsonl")] for name in "ab"]
     assert curves[0][0]["loss"] == pytest.approx(0.6931472, abs=1e-5) and curves[0][0]["margin"] == pytest.approx(
         0, abs=1e-5
@@ -286,19 +295,19 @@ def test_a_run_starts_at_the_reference_and_learns(preferences, tmp_path):
     line = "step 6: loss {loss}, accuracy {accuracy}, margin {margin}".format(**last)
     assert run("show", tmp_path / "a").ok().out.decode().splitlines()[-1] == line
     about = json.loads((tmp_path / "a" / "eexp.json").read_text())
-    assert about["data"]["kinds"] == {"preference": len(read(preferences))} and about["trained"]["shares"] == {
+    assert about["data"]["kinds"] == {"preference": len(read(few))} and about["trained"]["shares"] == {
         "preference": 1.0
     }
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(preferences, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(few, tmp_path):
     from safetensors.torch import load_file
 
     train = ("finetune", "-m", "tiny", "--objective", "dpo", "--lr", "3e-3", "--max-steps", 4, "--save-every", 2, "-q")
-    run(*train, "-o", tmp_path / "whole", preferences).ok()
+    run(*train, "-o", tmp_path / "whole", few).ok()
     with interrupted_at(4):
-        run(*train, "-o", tmp_path / "cut", preferences).ok(130)
-    run(*train, "-o", tmp_path / "cut", "--resume", preferences).ok()
+        run(*train, "-o", tmp_path / "cut", few).ok(130)
+    run(*train, "-o", tmp_path / "cut", "--resume", few).ok()
     whole, cut = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "cut"))
     assert all((whole[key] == cut[key]).all() for key in whole)
 
