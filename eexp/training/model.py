@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import cast
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -99,6 +99,8 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
             task_type="CAUSAL_LM",
         )
         model = get_peft_model(model, config)
+    if isinstance(model, PeftModel):  # a run writes a card of its own; PEFT's takes longer than a small adapter
+        setattr(model, "create_or_update_model_card", lambda directory: None)  # noqa: B010 (a method for type checkers)
     for module in model.modules():
         if isinstance(module, LoraLayer) and dtype != torch.float32:
             # Autocast converts a layer's input. PEFT would do so before, and every layer would keep a copy of its own.
