@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from contextlib import contextmanager
 from importlib import util
 from pathlib import Path
 from typing import ClassVar, Literal
+from unittest import mock
 
-import uvicorn
-from fastmcp import FastMCP
-from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app
-from openenv.core.env_server.mcp_environment import MCPEnvironment
-from openenv.core.env_server.mcp_types import CallToolAction, CallToolObservation
+from eexp.system.late import without_collection
+
+# The package draws web pages with gradio, which takes two thirds of the time of all these imports. No test opens one.
+is_stub = sys.modules.setdefault("gradio", stub := mock.MagicMock()) is stub
+with without_collection():
+    import uvicorn
+    from fastmcp import FastMCP
+    from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app
+    from openenv.core.env_server.mcp_environment import MCPEnvironment
+    from openenv.core.env_server.mcp_types import CallToolAction, CallToolObservation
+if is_stub:
+    del sys.modules["gradio"]
 
 
 def example(name: str):
