@@ -2,14 +2,15 @@
 
     pip install bitsandbytes
     python benchmarks/memory.py                 # the whole table: minutes, and 2 GB
+    python benchmarks/memory.py --tokens 8192   # passes of so many tokens: four times as long, and 8 GB
     python benchmarks/memory.py --paper-only    # the estimates for 7B: seconds, and no memory
 
 The estimate is that of `eexp finetune --dry-run` (eexp/training/memory.py). First it is held against measurement: a
 random Llama of 58 million parameters, with the vocabulary of Llama 2, learns from house trajectories in passes of
-2,048 tokens. Each way runs in a process of its own, for two updates, since AdamW has its moments after the first.
-Measured is the highest resident set, less that before the model is loaded, with freed memory returned to the system at
-once, as a run does where memory is short. Goal: at most 20 % apart. Where there is plenty, a run keeps what it frees,
-and takes up to twice as much.
+2,048 tokens, or as many as --tokens says. Each way runs in a process of its own, for two updates, since AdamW has its
+moments after the first. Measured is the highest resident set, less that before the model is loaded, with freed memory
+returned to the system at once, as a run does where memory is short. Goal: at most 20 % apart. Where there is plenty, a
+run keeps what it frees, and takes up to twice as much.
 
 Then it is printed for the shapes of Llama 2 7B and Qwen 2.5 7B, whose weights are never made, at 8,192 tokens a pass,
 with an adapter of rank 16 on all linear layers; a tenth of the tokens are targets.
@@ -65,14 +66,15 @@ def make_model(directory: Path) -> None:
 
 def make_examples(file: Path) -> None:
     """Write world-model examples of house, which share less than those of imitation."""
-    command = (
-        "eexp expert house -n 8 -q | eexp branch -k 4 --from admissible -q | eexp rollout -q | "
-        f"eexp world-model-data -q -o {file}"
-    )
-    subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True)
+    records = b""
+    for stage in ("expert house -n 16", "branch -k 4 --from admissible", "rollout", "world-model-data"):
+        command = [sys.executable, "-m", "eexp", *stage.split(), "-q"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        records = subprocess.run(command, check=True, input=records, stdout=subprocess.PIPE, env=environment).stdout
+    file.write_bytes(records)
 
 
-def measure(way: str, directory: Path, examples: Path) -> dict:
+def measure(way: str, directory: Path, examples: Path, tokens: int) -> dict:
     """Train for two updates; return the estimate and the memory that was taken, in bytes."""
     from eexp.training import memory
     from eexp.training.finetune import finetune
@@ -82,7 +84,12 @@ def measure(way: str, directory: Path, examples: Path) -> dict:
     from eexp.training.settings import Settings
 
     settings = Settings(
-        str(directory), max_steps=2, batch_trajectories=2, tokens_per_batch=TOKENS, save_every=10**9, **WAYS[way]
+        str(directory),
+        max_steps=2,
+        batch_trajectories=tokens // 1024,
+        tokens_per_batch=tokens,
+        save_every=10**9,
+        **WAYS[way],
     )
     records = [json.loads(line) for line in examples.read_bytes().splitlines()]
     child = os.fork()  # it estimates, and loads the model for that
@@ -147,15 +154,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--paper-only", action="store_true", help="print the estimates for 7B, and measure nothing")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="most tokens of a pass that is measured")
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.one:
-        print(json.dumps(measure(a.one, a.directory / "model", a.directory / "examples.jsonl")))
+        print(json.dumps(measure(a.one, a.directory / "model", a.directory / "examples.jsonl", a.tokens)))
         return
     print(f"$ python benchmarks/memory.py {' '.join(sys.argv[1:])}".rstrip())
     if not a.paper_only:
-        _print_measured(a.ways)
+        _print_measured(a.ways, a.tokens)
     for name in ("Llama 2 7B", "Qwen 2.5 7B"):
         print(f"\n{name}, {PAPER_TOKENS:,} tokens a pass, by estimate, in GB; with --gradient-checkpointing at the end")
         print(f"{'':22}" + "".join(f"{part:>13}" for part in (*PARTS, "together", "checkpointed")))
@@ -165,17 +173,17 @@ def main() -> None:
             print(f"{way:22}" + "".join(f"{size / 1e9:13.1f}" for size in columns))
 
 
-def _print_measured(ways: list[str]) -> None:
+def _print_measured(ways: list[str], tokens: int) -> None:
     """Measure each way in a process of its own, and print it next to its estimate."""
     print(f"{platform.platform()}, {os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads")
     with tempfile.TemporaryDirectory() as directory:
         model, examples = Path(directory) / "model", Path(directory) / "examples.jsonl"
         make_model(model)
         make_examples(examples)
-        print("58 million weights, in MB")
+        print(f"58 million weights, {tokens:,} tokens a pass, in MB")
         print(f"{'':22}" + "".join(f"{part:>13}" for part in (*PARTS, "together", "measured", "apart")))
         for way in ways:
-            command = [sys.executable, __file__, "--one", way, "--directory", directory]
+            command = [sys.executable, __file__, "--one", way, "--directory", directory, "--tokens", str(tokens)]
             env = {
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
