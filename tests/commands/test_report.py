@@ -359,6 +359,7 @@ def test_losses_are_drawn_and_a_run_that_was_killed_is_read(page_file):
     text = page_file.read_text(encoding="utf-8")
     figure = re.findall(r"<figure>.*?</figure>", text, re.DOTALL)
     assert len(figure) == 1 and figure[0].count('class="loss"') == 3 and figure[0].count("<polyline") == 6
+    assert len(re.findall(r"<polyline [^>]*><title>[^<]+</title></polyline>", figure[0])) == 6, "each names its run"
     assert "held-out 0.400, 0.400, 0.400" in figure[0] and "nats a token" in figure[0]
     ((_, _, table),) = _document(page_file).all("div", aria_label="How the arms were trained")
     assert all(cell in table for cell in ("IL + thoughts", "imitation", "123\u202f456", "0.003", "0 to 2"))

@@ -19,6 +19,7 @@ from eexp.acting.rollout import rollout
 from eexp.acting.settings import BranchSettings, RolloutSettings
 from eexp.envs.listing import sample_admissible
 from eexp.envs.worlds.house import House
+from eexp.errors import EnvironmentFailed
 from eexp.examples.imitation import imitation_data
 from eexp.examples.mixture import Source, mix, parse_source
 from eexp.examples.parts import sample, split
@@ -564,6 +565,34 @@ def test_harmless_actions_are_executed_in_place(experts):
         for env, way in ((Asking, "auto"), (Asking, "replay"), (House, "state"))
     )
     assert a == b == c
+
+
+class Stumbling(House):
+    """`house` in which looking is said to change nothing, but fails elsewhere."""
+
+    def harmless(self, action):
+        return action == "look"
+
+    def step(self, action):
+        if action == "look":
+            super().step(next(a for a in self.admissible() if a.startswith("go to ")))
+            raise EnvironmentFailed("no light")
+        return super().step(action)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_path_goes_on_after_an_alternative_that_failed_in_place(experts, way):
+    looks = [{"action": "look", "source": "policy"}]
+    t = {**experts[0], "steps": [{**s, "alternatives": looks} for s in experts[0]["steps"]]}
+    refused = []
+    (executed,) = rollout(
+        iter([t]),
+        InProcess(lambda _: Stumbling()),
+        RolloutSettings(fork=way, audit=0),
+        on_refused=lambda r, e: refused.append(str(e)),
+    )
+    assert len(refused) == len(t["steps"]) and all("no light" in error for error in refused), refused
+    assert all("no light" in step["alternatives"][0]["refused"] for step in executed["steps"])
 
 
 def test_refusals_are_set_aside_and_kept(data, tmp_path):

@@ -96,6 +96,14 @@ def test_calls_that_make_no_sense_are_answered(env):
     assert env.step("put(key='a', text='b')").valid
 
 
+def test_a_call_is_larger_than_a_pipe(env):
+    """The server reads it in parts, and the rest of it waits."""
+    begin(env)
+    text = "abcdefgh" * 40_000
+    assert env.step(f"put(key='large', text='{text}')").valid
+    assert env.step("get(key='large')").text == text
+
+
 def test_what_is_no_text_is_named(env):
     begin(env)
     named = "Look:\n[image: image/png, 3 bytes]\n[resource: file:///a, text/plain]\n[resource: file:///b]"
