@@ -820,7 +820,8 @@ def test_secrets_are_never_shown(server, data, monkeypatch):
     """Neither the key nor a password in the address shows up anywhere."""
     for key in ("s3cret", "s3cret\n", "s3cret\u20ac", " s3cret"):
         monkeypatch.setenv("EEXP_API_KEY", key)
-        for status, body in ((500, b"x"), (200, b"{"), (400, b"no"), (200, b'{"data": []}')):
+        answers = [(500, b"x"), (200, b"{"), (400, b"no"), (200, b'{"data": []}')]
+        for status, body in answers if key == "s3cret" else answers[:1]:  # the others are cut, or not sent
             server.answer = status, body
             for url in (server.url, server.url.replace("//", "//me:s3cret@")):
                 for spec in (url, f"{url}#name"):

@@ -460,14 +460,15 @@ def test_mistakes_in_a_class_are_one_line(tmp_path, monkeypatch):
     """-v adds the traceback, and --on-error skip goes on where a single task is concerned."""
     (tmp_path / "kettle_world.py").write_text(PYTHON)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     spec = "kettle_world:Boiling"
     message = f"error: {spec}/a: AttributeError: 'dict' object has no attribute 'done'"
     spawn("expert", spec, env=environment()).one_error(1, message)
     for stage in (("expert", spec), ("eval", spec, "--split", "train", "-m", "expert")):
-        verbose = spawn(*stage, "-v", env=environment())
+        verbose = run(*stage, "-v")
         assert verbose.code == 1 and "Traceback" in verbose.err
         assert verbose.err.count("AttributeError: 'dict' object has no attribute 'done'") >= 2
-    skipping = spawn("expert", spec, "--on-error", "skip", env=environment()).ok(4)
+    skipping = run("expert", spec, "--on-error", "skip").ok(4)
     assert "2 set aside" in skipping.err
     for stage in ("expert", "eval", "panel", "env show", "env play"):
         options = ["--split", "train"] if stage in ("eval", "panel") else []
@@ -475,7 +476,7 @@ def test_mistakes_in_a_class_are_one_line(tmp_path, monkeypatch):
             ("Burnt", "kettle_world:Burnt: tasks: KeyError: 'kettle'"),
             ("Closed", "cannot be opened: RuntimeError: no kettle"),
         ):
-            spawn(*stage.split(), f"kettle_world:{name}", *options, env=environment()).one_error(1, message)
+            run(*stage.split(), f"kettle_world:{name}", *options).one_error(1, message)
 
 
 def test_a_check_that_was_not_tried_is_not_ok():
