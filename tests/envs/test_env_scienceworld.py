@@ -309,7 +309,9 @@ def test_a_crash_or_a_hang_costs_one_episode(monkeypatch, capfd):
 
 
 @needs_java
-@pytest.mark.parametrize("ending", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit()"])
+@pytest.mark.parametrize(
+    "ending", ["os.kill(os.getpid(), signal.SIGKILL)", pytest.param("sys.exit()", marks=pytest.mark.long)]
+)
 def test_no_jvm_is_left_behind(ending):
     started = HOLDER.replace("print(env._child.pid", "next(env.tasks('train')); print(env._simulator._child.pid")
     holder = subprocess.Popen(

@@ -738,49 +738,35 @@ def server(tiny):
     """llama-cpp-python's own server with the tiny model."""
     pytest.importorskip("uvicorn")
     pytest.importorskip("sse_starlette")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "llama_cpp.server",
-        "--model",
-        tiny,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        port,
-        "--n_ctx",
-        "2048",
-        "--n_threads",
-        "1",
-        "--n_threads_batch",
-        "1",
-        "--model_alias",
-        "small",
-        "--api_key",
-        KEY,
-    ]
-    child = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
-    )
-    url = f"http://127.0.0.1:{port}/v1"
-    try:
-        _wait_for(url, child)
-        yield url
-    finally:
-        child.kill()
-        child.wait()
+    for _ in range(3):  # another process may take the port before it does
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        options = {"model": tiny, "host": "127.0.0.1", "port": port, "model_alias": "small", "api_key": KEY}
+        options |= {"n_ctx": 2048, "n_threads": 1, "n_threads_batch": 1}
+        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+        command = [sys.executable, "-m", "llama_cpp.server", *words]
+        null = subprocess.DEVNULL
+        with subprocess.Popen(command, stdout=null, stderr=null, env=environment()) as child:
+            try:
+                url = f"http://127.0.0.1:{port}/v1"
+                if _answers(url, child):
+                    yield url
+                    return
+            finally:
+                child.kill()
+    raise AssertionError("the server did not start")
 
 
-def _wait_for(url: str, child: subprocess.Popen) -> None:
+def _answers(url: str, child: subprocess.Popen) -> bool:
+    """Return whether the server answers before it ends."""
     request = urllib.request.Request(f"{url}/models", headers={"Authorization": f"Bearer {KEY}"})
-    for _ in range(300):
-        assert child.poll() is None, "the server did not start"
+    for _ in range(600):
+        if child.poll() is not None:
+            return False
         try:
             with urllib.request.urlopen(request, timeout=1):
-                return
+                return True
         except OSError:
             time.sleep(0.1)
     raise AssertionError("the server does not answer")
