@@ -66,7 +66,7 @@ def command(
       eexp show --summary rollout.jsonl
       eexp reflect rollout.jsonl | eexp show -n 1 --row tiny
     """
-    from eexp.console.rendering import View, render_gguf, render_run, renderer, summary
+    from eexp.console.rendering import Detail, render_gguf, render_run, renderer, summary
     from eexp.examples.parts import sample
 
     if plot is not None:
@@ -98,7 +98,7 @@ def command(
     elif record_id is not None:
         records = (r for r in records if r.get("id") == record_id)
     longest = None if full or not sys.stdout.isatty() else LONGEST
-    render = renderer(row_of_model, View(step, longest, as_tree))
+    render = renderer(row_of_model, Detail(step, longest, as_tree))
     n_shown, before = 0, None
     with paged():
         for record in sample(records, number, seed) if sampled else islice(records, number):

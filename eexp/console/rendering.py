@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eexp.training.data import Row
 
 
-class View(NamedTuple):
+class Detail(NamedTuple):
     """How much of a record is shown.
 
     Attributes:
@@ -49,10 +49,10 @@ class View(NamedTuple):
         return text[: self.longest] + style(left_out, dim=True)
 
 
-WHOLE = View()
+WHOLE = Detail()
 
 
-def render(record: dict, before: dict | None = None, view: View = WHOLE) -> str:
+def render(record: dict, before: dict | None = None, detail: Detail = WHOLE) -> str:
     """Return a record of any type as text.
 
     Args:
@@ -64,13 +64,13 @@ def render(record: dict, before: dict | None = None, view: View = WHOLE) -> str:
     kind = record.get("type", "")
     if kind == "reject":
         return "\n".join(_reject(record))
-    if view.step is not None:
+    if detail.step is not None:
         number = len(record.get({"trajectory": "steps", "episode": "transcript"}.get(kind, ""), []))
-        if view.step >= number:
-            raise InputError(f"{record['id']} has no step {view.step}, only {number}")
+        if detail.step >= number:
+            raise InputError(f"{record['id']} has no step {detail.step}, only {number}")
     renderers: dict[str, Callable[[dict], Iterator[str]]] = {
-        "trajectory": partial(_tree if view.as_tree else _trajectory, view=view),
-        "episode": partial(_episode, view=view),
+        "trajectory": partial(_tree if detail.as_tree else _trajectory, detail=detail),
+        "episode": partial(_episode, detail=detail),
         "example": _example,
         "preference": _preference,
     }
@@ -78,7 +78,7 @@ def render(record: dict, before: dict | None = None, view: View = WHOLE) -> str:
     if lines_of is None:
         raise InputError(f"a record of type {record.get('type')!r} cannot be shown", "$.type")
     lines = [style(f"{record['type']} {one_line(record['id'])}", bold=True), *lines_of(record)]
-    if view.as_tree:
+    if detail.as_tree:
         return "\n".join(lines)
     lineage = record.get("lineage", [])
     if lineage and before is not None and lineage == before.get("lineage"):
@@ -87,10 +87,10 @@ def render(record: dict, before: dict | None = None, view: View = WHOLE) -> str:
     return "\n".join(lines)
 
 
-def renderer(model: str | None = None, view: View = WHOLE) -> Callable[[dict, dict | None], str]:
+def renderer(model: str | None = None, detail: Detail = WHOLE) -> Callable[[dict, dict | None], str]:
     """Return `render` or, with a model, a function that renders examples as the rows that the model is trained on."""
     if model is None:
-        return partial(render, view=view)
+        return partial(render, detail=detail)
     from eexp.models.tokenizers import load_tokenizer
     from eexp.training.data import row_maker
 
@@ -99,7 +99,7 @@ def renderer(model: str | None = None, view: View = WHOLE) -> Callable[[dict, di
 
     def render_with_rows(record: dict, before: dict | None) -> str:
         if record["type"] != "example":
-            return render(record, before, view)
+            return render(record, before, detail)
         return render_row(record, row_of(record), tokenizer)
 
     return render_with_rows
@@ -124,7 +124,7 @@ def _reject(reject: dict) -> Iterator[str]:
         yield style(one_line(f"  {record.get('type')} {record['id']}"), dim=True)
 
 
-def _outcome(outcome: dict | None, view: View) -> str:
+def _outcome(outcome: dict | None, detail: Detail) -> str:
     if outcome is None:
         return style("not executed", dim=True)
     marks = [
@@ -136,7 +136,7 @@ def _outcome(outcome: dict | None, view: View) -> str:
         )
         if on
     ]
-    text = view.cut(outcome["observation"]) + (f"  [{', '.join(marks)}]" if marks else "")
+    text = detail.cut(outcome["observation"]) + (f"  [{', '.join(marks)}]" if marks else "")
     return "\n".join([text, *_screenshot(outcome)])
 
 
@@ -149,10 +149,10 @@ def _task_line(t: dict) -> str:
     return _after("  ", f"{one_line(t['env'])}, task {one_line(str(t['task'].get('id')))}: {t['instruction']}")
 
 
-def _tree(t: dict, view: View) -> Iterator[str]:
+def _tree(t: dict, detail: Detail) -> Iterator[str]:
     """Yield the path of a trajectory with its alternatives as branches, and what became of each: one line an action."""
     yield _task_line(t)
-    shown = [(i, step) for i, step in enumerate(t["steps"]) if view.has(i)]
+    shown = [(i, step) for i, step in enumerate(t["steps"]) if detail.has(i)]
     for i, step in shown:
         marks = [mark for mark in ("mistake", "repeated", "noise") if step.get(mark)]
         yield style(f"{i:>3} {one_line(step['action'])}", fg="green") + style(
@@ -172,18 +172,18 @@ def _tree(t: dict, view: View) -> Iterator[str]:
                 became = transition_of(step["observation"], outcome).replace("invalid", "refused")
             colour = {"refused": "red", "finishes the task": "green"}.get(became)
             yield f"    ├─ {one_line(a['action'])}  " + style(became, fg=colour, dim=colour is None)
-    if t.get("outcome") and view.step is None:
+    if t.get("outcome") and detail.step is None:
         yield style(f"    {'success' if succeeded(t['outcome']) else 'no success'}", dim=True)
 
 
-def _trajectory(t: dict, view: View) -> Iterator[str]:
+def _trajectory(t: dict, detail: Detail) -> Iterator[str]:
     yield _task_line(t)
     yield from _functions(t)
     for i, step in enumerate(t["steps"]):
-        if not view.has(i):
+        if not detail.has(i):
             continue
         yield from _functions(step if i else {})
-        yield indent("\n".join([view.cut(step["observation"]), *_screenshot(step)]), "  ")
+        yield indent("\n".join([detail.cut(step["observation"]), *_screenshot(step)]), "  ")
         if step.get("thought"):
             yield style(indent(step["thought"], "    "), fg="cyan")
         marks = [mark for mark in ("mistake", "repeated", "noise") if step.get(mark)]
@@ -194,15 +194,15 @@ def _trajectory(t: dict, view: View) -> Iterator[str]:
             pool = f", pool {a['pool']}" if a.get("pool") else ""
             source = style(one_line(f" ({a['source']}{logprob}{pool})"), dim=True)
             yield style(_after("     ~ ", a["action"]), fg="yellow") + source
-            result = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"), view)
+            result = f"refused: {a['refused']}" if a.get("refused") else _outcome(a.get("outcome"), detail)
             yield indent(result, "         ")
             if then := a.get("then"):
                 number = f"after {len(then)} action{'' if len(then) == 1 else 's'} more"
                 number += ", " if then[-1].get("done") or succeeded(then[-1]) else ", where --steps ended, "
                 number += f"{one_line(then[-1]['action'])}: "
-                yield style(indent(number, "         "), dim=True) + _outcome(then[-1], view)
-    if t.get("outcome") and view.step is None:
-        yield indent(_outcome(t["outcome"], view), "  ")
+                yield style(indent(number, "         "), dim=True) + _outcome(then[-1], detail)
+    if t.get("outcome") and detail.step is None:
+        yield indent(_outcome(t["outcome"], detail), "  ")
 
 
 def _example(e: dict) -> Iterator[str]:
@@ -257,21 +257,21 @@ def _spans(e: dict) -> Iterator[str]:
         yield style(one_line(words), dim=True)
 
 
-def _episode(e: dict, view: View) -> Iterator[str]:
+def _episode(e: dict, detail: Detail) -> Iterator[str]:
     verdict = style("success", fg="green") if e["success"] else style("failure", fg="red")
     counts = f"{e['steps']} steps, {e.get('invalid', 0)} invalid"
     yield _after("  ", f"{verdict}, score {e.get('score')}, {counts}; {e.get('instruction')}")
     yield from _functions(e)
     for i, turn in enumerate(e.get("transcript", [])):
-        if not view.has(i):
+        if not detail.has(i):
             continue
         yield from _functions(turn if i else {})
-        yield indent(view.cut(turn["observation"]), "  ")
+        yield indent(detail.cut(turn["observation"]), "  ")
         reward = "" if turn.get("reward") is None else style(f"  [reward {turn['reward']:g}]", dim=True)
         action = indent(turn.get("text") or turn["action"], "  > ")
         yield style(action, fg=None if turn.get("valid", True) else "red") + reward
-    if view.step is None:
-        yield indent(view.cut(e.get("final") or ""), "  ")
+    if detail.step is None:
+        yield indent(detail.cut(e.get("final") or ""), "  ")
 
 
 def render_row(example: dict, row: Row, tokenizer: Any) -> str:
