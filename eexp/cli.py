@@ -133,8 +133,8 @@ Example:
   eexp expert house -n 20 | eexp branch | eexp rollout | eexp reflect > sr.jsonl
 
 `eexp env list` shows what ENV may be, and `eexp models` what MODEL may be. Options that several commands share have an
-environment variable: EEXP_MODEL, EEXP_BASE, EEXP_ENV, EEXP_SEED, EEXP_PROMPT_STYLE, EEXP_ENV_TIMEOUT and
-EEXP_GPU_LAYERS. The command line wins.
+environment variable: EEXP_MODEL, EEXP_BASE, EEXP_ENV, EEXP_SEED, EEXP_PROMPT_STYLE, EEXP_ENV_TIMEOUT, EEXP_ON
+and EEXP_GPU_LAYERS. The command line wins.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 done but some records were set aside.
 """

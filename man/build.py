@@ -46,6 +46,7 @@ VARIABLES = {
     "EEXP_PROMPT_STYLE": "The prompt style, where --prompt-style is not given.",
     "EEXP_GPU_LAYERS": "The layers that llama.cpp gives to a GPU, where --gpu-layers is not given.",
     "EEXP_ENV_TIMEOUT": "Seconds that an environment has for one answer (60 for exec:, otherwise 300).",
+    "EEXP_ON": "Where the processes that hold environments run: local, or ray[:ADDRESS].",
     "EEXP_API_KEY": "Key for an OpenAI-compatible server. Without it, OPENAI_API_KEY is used.",
     "EEXP_HTTP_CONCURRENCY": "Requests that such a server has at once (16); of a fleet, each of them.",
     "EEXP_HTTP_RPM": "Requests a minute that it is asked at most, in even steps (no limit).",

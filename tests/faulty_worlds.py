@@ -17,7 +17,7 @@ class Faulty(House):
     def step(self, action):
         faults = Path(os.environ["FAULTS"])
         here = f"{self.task['id'].replace('/', '-')}-{self.steps}"
-        for kind in ("killed", "hung", "corrupted", "raised", "babbled", "grown"):
+        for kind in ("killed", "hung", "corrupted", "raised", "babbled", "grown", "unheld"):
             try:
                 (faults / f"{here}.{kind}").unlink()
             except FileNotFoundError:
@@ -41,6 +41,9 @@ class Faulty(House):
         os.write(1, b"printed by an environment\n")
         print("and more")
 
+    def unheld(self):
+        kill_actor()
+
     def grown(self):
         self.ballast = bytearray(600 << 20)
         for i in range(0, len(self.ballast), 4096):
@@ -48,9 +51,35 @@ class Faulty(House):
         time.sleep(600)
 
 
+def kill_actor():
+    """Kill the Ray actor that holds this process."""
+    import psutil
+
+    actor = next(p for p in psutil.Process().parents() if p.cmdline()[:1] and p.cmdline()[0].startswith("ray::"))
+    actor.kill()
+    time.sleep(600)
+
+
 class Dying(House):
     def step(self, action):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Unheld(House):
+    """A house whose first task ends the Ray actor, every time."""
+
+    def step(self, action):
+        if self.task["id"] == "train/0":
+            kill_actor()
+        return super().step(action)
+
+
+class Slow(House):
+    light = False
+
+    def step(self, action):
+        time.sleep(0.2)
+        return super().step(action)
 
 
 def nap(job, opened, on_step):

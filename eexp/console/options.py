@@ -20,6 +20,7 @@ from eexp.console.parameters import PATH, Command, is_given, option, parameter
 from eexp.envs.base import STEP_LIMIT
 from eexp.envs.registry import light_names
 from eexp.settings import FILE, TRUST_REMOTE_CODE, Number, Option, Whole, Word, prompt_style
+from eexp.workers.executors import LOCAL, MOST_LIGHT, MOST_WORKERS, check_executor
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from eexp.records.shards import Shard
     from eexp.workers.parallel import ParallelEnvironments
     from eexp.workers.pool import Pool
-
-MOST_WORKERS = 8  # by default; a JVM in each takes half a gigabyte
-MOST_LIGHT = 32  # environments in one process, by default
 
 # -- types of values ---------------------------------------------------------------------------------------------------
 
@@ -206,52 +204,60 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
 
 
 def workers(command: Command) -> Command:
-    """Add -j, --timeout and --memory of the processes that hold environments; pass `open_pool` on.
+    """Add -j, --on, --timeout and --memory of the processes that hold environments; pass `open_pool` on.
 
     `open_pool(env)` returns the Pool (eexp/workers/pool.py); env is the value of --env.
     """
 
     @functools.wraps(command)
-    def with_pool(*args: Any, workers: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
+    def with_pool(
+        *args: Any, workers: int | None, on: str, timeout: float | None, memory: int | None, **rest: Any
+    ) -> Any:
         def open_pool(env: str | None) -> Pool:
-            from eexp.system.cores import usable_cores
             from eexp.workers.pool import Pool
 
-            return Pool(workers or min(usable_cores(), MOST_WORKERS), env, _step_limit(timeout), memory)
+            return Pool(workers, env, _step_limit(timeout), memory, on)
 
         return command(*args, open_pool=open_pool, **rest)
 
     count = option(None, "-j", "--workers", type=Whole(1)).help(
-        f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most]"
+        f"Processes that hold environments.  [default: one a core, {MOST_WORKERS} at most; on a Ray cluster, one a CPU]"
     )
     return count(_limits("trajectory")(with_pool))
 
 
 def parallel(command: Command) -> Command:
-    """Add --parallel, and --timeout and --memory of the processes that hold environments; pass `open_worlds` on.
+    """Add --parallel, and --on, --timeout and --memory of the processes that hold environments; pass `open_worlds` on.
 
     `open_worlds(env, most)` opens ParallelEnvironments (eexp/workers/parallel.py) like `env`, at most `most` of them.
     """
 
     @functools.wraps(command)
-    def with_worlds(*args: Any, parallel: int | None, timeout: float | None, memory: int | None, **rest: Any) -> Any:
+    def with_worlds(
+        *args: Any, parallel: int | None, on: str, timeout: float | None, memory: int | None, **rest: Any
+    ) -> Any:
         def open_worlds(env: Environment, most: int) -> ParallelEnvironments:
             from eexp.workers.parallel import open_parallel
 
-            size = parallel or (MOST_LIGHT if env.light else MOST_WORKERS)
-            return open_parallel(env, max(1, min(size, most)), _step_limit(timeout), memory)
+            worlds = open_parallel(env, parallel, _step_limit(timeout), memory, on)
+            worlds.size = max(1, min(worlds.size, most))
+            return worlds
 
         return command(*args, open_worlds=open_worlds, **rest)
 
     count = option(None, "--parallel", type=Whole(1)).help(
         f"Number of episodes that are played at once.  [default: {MOST_LIGHT} in {light_names()}; "
-        f"{MOST_WORKERS} elsewhere, where each takes a process]"
+        f"{MOST_WORKERS} elsewhere, where each takes a process; on a Ray cluster, one a CPU]"
     )
     return count(_limits("episode")(with_worlds))
 
 
 def _limits(unit: str) -> Callable[[Command], Command]:
-    """Return the decorator that adds --timeout and --memory; `unit` is what is tried again, such as "episode"."""
+    """Return the decorator that adds --on, --timeout and --memory; `unit` is what is tried again: "episode"."""
+    on = option(LOCAL, "--on", metavar="local|ray[:ADDRESS]", envvar="EEXP_ON", callback=_executor).help(
+        "Where the processes run: on this machine, or on the Ray cluster at ADDRESS (HOST:PORT or auto). Without "
+        "ADDRESS a cluster is started on this machine and ends with the command."
+    )
     timeout = option(
         None, "--timeout", type=Number(0, min_open=True), metavar="SECONDS", envvar="EEXP_ENV_TIMEOUT"
     ).help(
@@ -261,7 +267,13 @@ def _limits(unit: str) -> Callable[[Command], Command]:
     memory = option(None, "--memory", metavar="SIZE", callback=_bytes).help(
         "Most memory that one of the processes may hold, such as 2G; one that holds more is killed."
     )
-    return lambda command: timeout(memory(command))
+    return lambda command: on(timeout(memory(command)))
+
+
+def _executor(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Return the value of --on if there is such an executor."""
+    check_executor(value)
+    return value
 
 
 def _step_limit(timeout: float | None) -> float:

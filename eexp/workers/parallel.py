@@ -17,8 +17,9 @@ from eexp.envs.base import STEP_LIMIT, Environment, Observation
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, unexpected_error
 from eexp.records.jsonl import dumps
 from eexp.system.child import ChildFailed, time_limit
+from eexp.workers.base import WorkerHandle
+from eexp.workers.executors import LOCAL, MOST_LIGHT, MOST_WORKERS, open_executor
 from eexp.workers.jobs import job_of
-from eexp.workers.supervisor import Supervisor, Worker
 from eexp.workers.worker import error_from_answer
 
 
@@ -175,15 +176,24 @@ class WorkerEnvironments(ParallelEnvironments):
     """Environments in worker processes, one in each, started as they are needed.
 
     Args:
-        spec, max_steps, size: As for `ParallelEnvironments`.
-        limit, memory: As for `Supervisor`.
+        spec, max_steps: As for `ParallelEnvironments`.
+        size, limit, memory: As for `Executor`.
+        on: Where the workers run, as `--on` says it.
     """
 
-    def __init__(self, spec: str, max_steps: int, size: int, limit: float, memory: int | None = None):
-        super().__init__(spec, max_steps, size)
-        self._supervisor = Supervisor(spec, limit, memory)
-        self.counts = self._supervisor.counts
-        self._workers: dict[int, Worker] = {}
+    def __init__(
+        self,
+        spec: str,
+        max_steps: int,
+        size: int | None,
+        limit: float,
+        memory: int | None = None,
+        on: str = LOCAL,
+    ):
+        self._executor = open_executor(on, size, spec, limit, memory)
+        super().__init__(spec, max_steps, self._executor.size)
+        self.counts = self._executor.counts
+        self._workers: dict[int, WorkerHandle] = {}
         self._refused: list[tuple[int, StepResult | InputError | NoRoom]] = []
 
     def _request(self, number: int, request: dict) -> None:
@@ -193,12 +203,12 @@ class WorkerEnvironments(ParallelEnvironments):
             self._refused.append((number, e))
             return
         if number not in self._workers:
-            self._workers[number] = self._supervisor.start_worker()
+            self._workers[number] = self._executor.start_worker()
         self._workers[number].assign(job)
 
     def wait(self, at_once: bool = False) -> list[tuple[int, StepResult | InputError | NoRoom]]:
         results, self._refused = self._refused, []
-        answers = self._supervisor.wait(at_once or bool(results))
+        answers = self._executor.wait(at_once or bool(results))
         numbers = {worker: number for number, worker in self._workers.items()} if answers else {}
         for worker, answer in answers:
             number = numbers[worker]
@@ -210,14 +220,14 @@ class WorkerEnvironments(ParallelEnvironments):
                 results.append((number, StepResult(Observation(**fields.pop("observation")), **fields)))
             elif isinstance(error := error_from_answer(answer), InputError | NoRoom):
                 if isinstance(error, NoRoom):
-                    self._supervisor.end_worker(self._workers.pop(number))
+                    self._executor.end_worker(self._workers.pop(number))
                 results.append((number, error))
             else:
                 raise error
         return results
 
     def close(self) -> None:
-        self._supervisor.close()
+        self._executor.close()
         self._workers.clear()
 
 
@@ -228,15 +238,25 @@ def _job(request: dict, environments: OpenEnvironments, on_step: Callable[[], No
     return {**vars(result), "observation": observation}
 
 
-def open_parallel(env: Environment, size: int, limit: float, memory: int | None = None) -> ParallelEnvironments:
+def open_parallel(
+    env: Environment,
+    size: int | None = None,
+    limit: float = STEP_LIMIT,
+    memory: int | None = None,
+    on: str = LOCAL,
+) -> ParallelEnvironments:
     """Return environments of the same kind as `env`, which is not one of them.
 
     Args:
-        env: Decides the kind, and whether they are in this process or in workers.
-        size: How many there may be.
+        env: Decides the kind and, on this machine, whether they are in this process or in workers.
+        size: How many there may be. By default MOST_LIGHT in this process, MOST_WORKERS in workers on this machine,
+            elsewhere as many as suit the machines.
         limit: Seconds that a step in a worker may take.
         memory: Bytes that a worker may take, or None for no limit.
+        on: Where the workers run, as `--on` says it.
     """
-    if env.light:
-        return LocalEnvironments(lambda: open_env(env.spec), size)
-    return WorkerEnvironments(env.spec, env.max_steps, size, limit, memory)
+    if on == LOCAL:
+        if env.light:
+            return LocalEnvironments(lambda: open_env(env.spec), size or MOST_LIGHT)
+        size = size or MOST_WORKERS
+    return WorkerEnvironments(env.spec, env.max_steps, size, limit, memory, on)

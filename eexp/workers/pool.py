@@ -1,8 +1,8 @@
 """A pool of worker processes that hold environments: one that crashes, hangs or grows costs only a retry.
 
 Answers come in the order of the jobs, whatever the timing. Only a few jobs are assigned ahead, so that memory does not
-grow with the input. Workers are started as they are needed (eexp/workers/supervisor.py). Where they use a server, no
-more of them are kept than the server has room for.
+grow with the input. Workers are started as they are needed, by an executor (eexp/workers/base.py). Where they use a
+server, no more of them are kept than the server has room for.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import orjson
 
 from eexp.errors import NoRoom
 from eexp.system.child import ChildFailed
+from eexp.workers.base import WorkerHandle
+from eexp.workers.executors import LOCAL, open_executor
 from eexp.workers.jobs import Tag
-from eexp.workers.supervisor import TRIES, Supervisor, Worker, repeated_failure
+from eexp.workers.supervisor import TRIES, repeated_failure
 from eexp.workers.worker import error_from_answer
 
 AHEAD = 4  # jobs that may be unfinished, for each worker
@@ -63,24 +65,25 @@ class Pool:
     """Up to `workers` worker processes. Use as a context manager.
 
     Args:
-        workers: How many processes there may be.
-        env, limit, memory: As for `Supervisor`.
+        workers: How many processes there may be; None for as many as suit the machines.
+        env, limit, memory: As for `Executor`.
+        on: Where they run, as `--on` says it.
 
     Attributes:
         counts: What went wrong, for the summary.
     """
 
-    def __init__(self, workers: int, env: str | None, limit: float, memory: int | None = None):
-        self.most = workers
-        self._supervisor = Supervisor(env, limit, memory)
-        self.counts = self._supervisor.counts
-        self._assigned: dict[Worker, _PoolJob] = {}
+    def __init__(self, workers: int | None, env: str | None, limit: float, memory: int | None = None, on: str = LOCAL):
+        self._executor = open_executor(on, workers, env, limit, memory)
+        self.most = self._executor.size
+        self.counts = self._executor.counts
+        self._assigned: dict[WorkerHandle, _PoolJob] = {}
 
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._supervisor.close()
+        self._executor.close()
 
     def run(self, jobs: Iterator[tuple[Tag, dict]]) -> Iterator[tuple[Tag, Any]]:
         """Do jobs as `jobs.Runner.run` says."""
@@ -97,7 +100,7 @@ class Pool:
                     unfinished.append(job)
                     waiting += [] if job.finished else [job]
             self._assign(waiting)
-            for worker, answer in self._supervisor.wait(at_once=reading):
+            for worker, answer in self._executor.wait(at_once=reading):
                 self._finish(worker, self._assigned.pop(worker), answer, waiting)
             while unfinished and unfinished[0].finished:
                 job = unfinished.popleft()
@@ -108,12 +111,16 @@ class Pool:
     def _assign(self, waiting: deque[_PoolJob]) -> None:
         """Assign waiting jobs to workers that are free, starting more as long as there may be more."""
         while waiting and len(self._assigned) < self.most:
-            worker = next((w for w in self._supervisor.workers if not w.busy), None) or self._supervisor.start_worker()
+            worker = self._executor.free_worker(len(waiting))
+            if worker is None:
+                return
             job = self._assigned[worker] = waiting.popleft()
             job.tries += 1
             worker.assign(job.line)
 
-    def _finish(self, worker: Worker, job: _PoolJob, answer: dict | ChildFailed, waiting: deque[_PoolJob]) -> None:
+    def _finish(
+        self, worker: WorkerHandle, job: _PoolJob, answer: dict | ChildFailed, waiting: deque[_PoolJob]
+    ) -> None:
         """Take in a worker's answer: finish its job, or let it wait for another attempt.
 
         If all attempts ended at the same part of the job, it is tried anew with this part under "fatal".
@@ -129,9 +136,9 @@ class Pool:
             again = bool(answer.get("again"))
             result = answer["done"] if "done" in answer else error_from_answer(answer)
             self.counts["fork[s] lost"] += again
-        if isinstance(result, NoRoom) and len(self._supervisor.workers) > 1:
-            self._supervisor.end_worker(worker)
-            self.most = len(self._supervisor.workers)
+        if isinstance(result, NoRoom) and len(self._executor.workers) > 1:
+            self._executor.end_worker(worker)
+            self.most = len(self._executor.workers)
             job.tries -= 1
             again = True
         if again and job.tries < TRIES:

@@ -22,8 +22,11 @@ from typing import Any
 import orjson
 
 from eexp.envs import logins
-from eexp.errors import EnvironmentFailed
+from eexp.errors import EnvironmentFailed, UsageError
 from eexp.system.child import Child, ChildFailed
+from eexp.system.cores import usable_cores
+from eexp.workers.base import Executor
+from eexp.workers.executors import MOST_WORKERS
 from eexp.workers.worker import HEARTBEAT
 
 TRIES = 3  # attempts at a job whose worker dies or hangs
@@ -57,14 +60,16 @@ class Worker:
         child: The process.
         busy: Whether it has a job and has not answered yet.
         part: The part of the job that it is at, where it reports one.
+        line: The answer to its last job, as it was written.
         last_sign: When it last gave a sign of life (`time.monotonic`).
     """
 
-    def __init__(self, hello: bytes, memory: int | None = None):
+    def __init__(self, hello: bytes, memory: int | None = None, stderr: int | None = None):
         limit = memory and KERNEL_SHARE * memory
-        self.child = Child(_command(), env={**os.environ, **ONE_THREAD}, memory=limit)
+        self.child = Child(_command(), stderr, env={**os.environ, **ONE_THREAD}, memory=limit)
         self.busy = False
         self.part: Any = None
+        self.line = b""
         self.last_sign = time.monotonic()
         self._started = False  # whether it has ever given a sign of life
         self._unsent: bytes | memoryview = hello
@@ -106,7 +111,7 @@ class Worker:
             if "lost" in message:
                 raise ChildFailed(message["lost"])
             if "done" in message or "failed" in message:
-                self.busy = False
+                self.busy, self.line = False, line
                 return message
             self.part = message.get("part")
         if time.monotonic() > self.overdue(limit):
@@ -114,37 +119,42 @@ class Worker:
         return None
 
 
-class Supervisor:
-    """The worker processes of a command. Use as a context manager.
+class Supervisor(Executor):
+    """The worker processes of a command on this machine: the executor `local`.
 
     Args:
-        env: The environment of the command line (--env), which stands for those of all records; None for none.
-        limit: Seconds that a step may take; a worker that gives no sign of life for longer is ended.
-        memory: Bytes that a worker and its descendants may take, or None for no limit.
-
-    Attributes:
-        workers: The workers that are running.
-        counts: What went wrong, for the summary.
+        target: Empty: there is nothing to choose.
+        size: How many workers there may be; None for one a core, but no more than MOST_WORKERS.
+        env, limit, memory: As for `Executor`.
+        stderr: A file descriptor for the standard error of the workers; None for that of this process.
     """
 
-    def __init__(self, env: str | None, limit: float, memory: int | None = None):
-        self.limit, self.memory = limit, memory
+    def __init__(
+        self,
+        *,
+        env: str | None,
+        limit: float,
+        memory: int | None = None,
+        size: int | None = None,
+        target: str = "",
+        stderr: int | None = None,
+    ):
+        if target:
+            raise UsageError(f"--on local takes no address, got {target!r}")
+        self.size = size or min(usable_cores(), MOST_WORKERS)
+        self.limit, self.memory, self._stderr = limit, memory, stderr
         self.counts: Counter[str] = Counter()
         self.workers: list[Worker] = []
         self._hello = orjson.dumps({"path": sys.path, "env": env, "logins": logins.withheld_logins()}) + b"\n"
         self._last_measured = 0.0
 
-    def __enter__(self) -> Supervisor:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     def start_worker(self) -> Worker:
-        """Start one more worker and return it."""
-        worker = Worker(self._hello, self.memory)
+        worker = Worker(self._hello, self.memory, self._stderr)
         self.workers.append(worker)
         return worker
+
+    def free_worker(self, n_waiting: int = 1) -> Worker:
+        return next((worker for worker in self.workers if not worker.busy), None) or self.start_worker()
 
     def end_worker(self, worker: Worker) -> None:
         """End a worker for which a server has no room, so that those that have a session go on without it."""
@@ -153,13 +163,9 @@ class Supervisor:
         self.counts["worker[s] for which the server had no room"] += 1
 
     def wait(self, at_once: bool = False) -> list[tuple[Worker, dict | ChildFailed]]:
-        """Return the workers that have finished or failed: (worker, its answer or why it was lost).
+        """Return the workers that have finished or failed, as `Executor.wait` does.
 
-        Waits until a busy worker has written something or is overdue. What it wrote may be less than an answer, so the
-        list may be empty.
-
-        Args:
-            at_once: Do not wait; return only what is there already.
+        Waits until a busy worker has written something or is overdue.
         """
         busy = [w for w in self.workers if w.busy]
         if not busy:
