@@ -90,7 +90,10 @@ def rate_of_pool(on: str, workers: int, number: int, seconds: float, record: Any
         while len(started) < workers:
             started |= {pid for _, pid in pool.run((n, {"do": "executors:own_pid"}) for n in range(workers))}
         began = time.monotonic()
-        assert sum(1 for _ in pool.run(jobs(number, seconds, record))) == number
+        results = [result for _, result in pool.run(jobs(number, seconds, record))]
+        errors = [result for result in results if isinstance(result, Exception)]
+        if errors or len(results) != number:
+            sys.exit(f"error: {len(results)} of {number} results: {errors[:1]}")
         return number / (time.monotonic() - began)
 
 
