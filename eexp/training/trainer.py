@@ -23,7 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from eexp.errors import EexpError, short
 from eexp.system.terminal import Progress
-from eexp.training import attention, sharding
+from eexp.training import attention, resharding, sharding
 from eexp.training.data import Row
 from eexp.training.distributed import process_count
 from eexp.training.files import replace_file
@@ -99,6 +99,31 @@ class UpdateTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
         else:
             self._save(output_dir, state_dict=sharding.whole_weights(self.model))
+
+    def train(self, resume_from_checkpoint: str | None = None) -> Any:
+        """Make the updates, from a checkpoint on if one is given, whatever number of processes wrote it."""
+        if resume_from_checkpoint and self.is_fsdp_enabled and not resharding.is_in_parts(resume_from_checkpoint):
+            resharding.load_whole_weights(self.model, resume_from_checkpoint)  # before they are divided
+        return super().train(resume_from_checkpoint=resume_from_checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        in_parts = resharding.is_in_parts(resume_from_checkpoint)
+        if in_parts == self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        elif in_parts:
+            resharding.load_parts(self.model, None, resume_from_checkpoint, self.accelerator)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or resharding.is_in_parts(checkpoint) == self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizer = cast(Optimizer, self.optimizer)
+        if self.is_fsdp_enabled:
+            resharding.load_whole_optimizer(self.model, optimizer, checkpoint)
+        else:
+            resharding.load_parts(self.model, optimizer, checkpoint, self.accelerator)
+        scheduler = torch.load(Path(checkpoint) / "scheduler.pt", map_location="cpu", weights_only=True)
+        self.lr_scheduler.load_state_dict(scheduler)
 
     def get_train_dataloader(self) -> DataLoader:
         """Return a loader that yields the rows of one update after the other."""

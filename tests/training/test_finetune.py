@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import ROOT, Forked, environment, lines, read, run, start, write
+from running import EEXP, ROOT, Forked, environment, lines, read, run, start, write
 
 from eexp.errors import EexpError, InputError
 from eexp.prompts import get_style, style_from_dict
@@ -318,6 +318,45 @@ def test_a_killed_run_with_divided_weights_is_resumed(data, tmp_path, monkeypatc
     process = _in_two_processes(*args, "--resume", "-o", cut, data["world"], fsdp=True)
     assert process.returncode == 0 and "going on from" in process.stderr, process.stderr
     assert _equal_weights(whole, cut) and _metrics(whole) == _metrics(cut)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("sharded_first", [False, True])
+def test_a_run_goes_on_in_another_number_of_processes(data, tmp_path, monkeypatch, full, sharded_first):
+    """In one process after FSDP2 in two, and the other way round; benchmarks/hosts.py has all ways."""
+    kind = ["--full", "--lr", 0.0003] if full else ["--rank", 2, "--lr", 0.003]
+    args = ["-m", "tiny", *kind, "--batch-size", 7, "--max-steps", 4, "--save-every", 2, data["world"]]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run("finetune", "-q", *args, "-o", whole).ok()
+
+    def train(sharded: bool, *more: str) -> subprocess.CompletedProcess:
+        if sharded:
+            return _in_two_processes(*args, *more, "-o", cut, fsdp=True)
+        command = [*EEXP, "finetune", *map(str, args), *more, "-o", str(cut)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment())
+
+    checkpoint = cut / "checkpoints/checkpoint-2/trainer_state.json"
+    # Each process ends itself when the checkpoint is whole.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import json, os, sys, threading, time\n"
+        "def end():\n"
+        "    while True:\n"
+        "        try:\n"
+        f"            json.load(open({str(checkpoint)!r}))\n"
+        "            os.kill(os.getpid(), 9)\n"
+        "        except (OSError, ValueError):\n"
+        "            time.sleep(0.002)\n"
+        "if 'finetune' in sys.argv: threading.Thread(target=end, daemon=True).start()\n"
+    )
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        assert train(sharded_first).returncode
+    assert checkpoint.exists() and not (cut / "eexp.json").exists()
+    process = train(not sharded_first, "--resume")
+    assert process.returncode == 0 and "going on from" in process.stderr, process.stderr
+    assert [m["loss"] for m in _metrics(cut)] == pytest.approx([m["loss"] for m in _metrics(whole)], rel=1e-5)
+    assert _distance(whole, cut) < 1e-5
 
 
 def test_weights_that_cannot_be_divided_as_asked_are_an_error(few, tmp_path, monkeypatch):
