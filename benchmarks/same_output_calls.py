@@ -402,6 +402,8 @@ NO_EFFECT = {
     "view --diff": "serves the page instead of writing it; tests/viewer has it",
     "view --port": "serves the page instead of writing it",
     "view --open": "opens a browser",
+    "--costs": "the times of a run are written to a file of their own; tests/evidence/test_costing.py",
+    "plan": "reads the times of runs; tests/evidence/test_costing.py",
     "env list": "text, and opens what happens to be installed",
 }
 

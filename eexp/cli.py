@@ -52,6 +52,7 @@ GROUPS = {
         "eval": "Play tasks with a model and record the episodes.",
     },
     "Look": {
+        "plan": "Estimate what a larger run takes, from what smaller ones took.",
         "power": "Compute which improvement a comparison could find, before it is run.",
         "compare": "Compare methods by their episodes: success, differences, how sure.",
         "report": "Write a page about a study: table, curves, episodes side by side.",
@@ -133,8 +134,8 @@ Example:
   eexp expert house -n 20 | eexp branch | eexp rollout | eexp reflect > sr.jsonl
 
 `eexp env list` shows what ENV may be, and `eexp models` what MODEL may be. Options that several commands share have an
-environment variable: EEXP_MODEL, EEXP_BASE, EEXP_ENV, EEXP_SEED, EEXP_PROMPT_STYLE, EEXP_ENV_TIMEOUT, EEXP_ON
-and EEXP_GPU_LAYERS. The command line wins.
+environment variable: EEXP_MODEL, EEXP_BASE, EEXP_ENV, EEXP_SEED, EEXP_PROMPT_STYLE, EEXP_ENV_TIMEOUT, EEXP_ON,
+EEXP_GPU_LAYERS and EEXP_COSTS. The command line wins.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 done but some records were set aside.
 """

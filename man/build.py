@@ -45,6 +45,7 @@ VARIABLES = {
     "EEXP_SEED": "The seed, where --seed is not given.",
     "EEXP_PROMPT_STYLE": "The prompt style, where --prompt-style is not given.",
     "EEXP_GPU_LAYERS": "The layers that llama.cpp gives to a GPU, where --gpu-layers is not given.",
+    "EEXP_COSTS": "The file to which stages add what they took, where --costs is not given.",
     "EEXP_ENV_TIMEOUT": "Seconds that an environment has for one answer (60 for exec:, otherwise 300).",
     "EEXP_ON": "Where the processes that hold environments run: local, or ray[:ADDRESS].",
     "EEXP_API_KEY": "Key for an OpenAI-compatible server. Without it, OPENAI_API_KEY is used.",

@@ -115,6 +115,7 @@ def streams(
             rejects: str | None = None,
             resume: bool = False,
             shard: Shard | None = None,
+            costs: str | None = None,
             quiet: bool,
             files: tuple[str, ...] = (),
             **rest: Any,
@@ -124,8 +125,9 @@ def streams(
             ctx = click.get_current_context()
             _refuse_environments(files)
             stream = Stream(files, output, on_error, rejects, resume, quiet, types=types)
-            stream.stage = ctx.command.name or ""
+            stream.stage, stream.costs = ctx.command.name or "", costs
             stream.shard, stream.takes_shards = shard, shards
+            stream.uses_server = _uses_server(**ctx.params)
             stream.resumable = any(option.name == "resume" for option in ctx.command.params) and output is not None
             stream.also_read = _files_read(**ctx.params)
             stream.refuse_to_overwrite_input()  # before a model is loaded
@@ -155,6 +157,9 @@ def streams(
             option(None, "--rejects", type=FILE).help(
                 "Keep the records that are set aside here, as JSONL with the reason. Implies --on-error skip."
             ),
+            option(None, "--costs", type=FILE, envvar="EEXP_COSTS").help(
+                "Add a line to this file with what the run took: seconds, memory, records, bytes, for `eexp plan`."
+            ),
             option(False, "-q", "--quiet").help("No summary on standard error."),
         ]
         for add in reversed(added):
@@ -164,6 +169,11 @@ def streams(
         return with_stream
 
     return decorate
+
+
+def _uses_server(model: str | None = None, env: str | None = None, **rest: Any) -> bool:
+    """Return whether options of a command name a server, or several (a file of them), that does a part of its work."""
+    return any("://" in spec for spec in (model, env) if spec) or bool(model and model.endswith(".toml"))
 
 
 def _files_read(

@@ -13,7 +13,7 @@ import reprlib
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
@@ -47,6 +47,7 @@ from eexp.system import terminal
 from eexp.system.terminal import Progress, tell
 
 if TYPE_CHECKING:
+    from eexp.system.meter import Meter
     from eexp.workers.jobs import Tag
     from eexp.workers.pool import Pool
 
@@ -108,6 +109,8 @@ class Stream(AbstractContextManager):
         report: A further file that the command writes, to be set before `open`.
         shard: The shard of the input that the command takes; None for all of it. To be set before `open`.
         takes_shards: Whether the command works on each record alone, so that it may read one shard of them.
+        costs: A file to which a line about what the run took is added at its end, to be set before `open`.
+        uses_server: Whether a server does a part of the work, to be set before `open`.
         resumable: Whether --resume goes on after an interruption, which is said then.
         also_read: Further files that the command reads, to be set before `open`.
         entry: The line that the stage adds to the lineage.
@@ -134,6 +137,8 @@ class Stream(AbstractContextManager):
         self.report: str | None = None
         self.shard: Shard | None = None
         self.takes_shards = False
+        self.costs: str | None = None
+        self.uses_server = False
         self.resumable = False
         self.also_read: list[str] = []
         self.stage, self.types, self.entry = "", types, ""
@@ -156,6 +161,9 @@ class Stream(AbstractContextManager):
         self._rejected: Counter[str] = Counter()  # the same of the rejects
         self._earlier_shards: set[Shard | None] = set()
         self._earlier_digests: dict[int, str] = {}  # of the input, by the position of a record
+        self._meter: Meter | None = None
+        self._costs_file: int | None = None
+        self._sizes: Counter[str] = Counter()  # of the records that are written
 
     # -- opening and closing -------------------------------------------------------------------------------------------
 
@@ -172,6 +180,11 @@ class Stream(AbstractContextManager):
         """
         self.stage = stage
         self.entry = records.lineage_entry(stage, **settings)
+        if self.costs:
+            from eexp.system.meter import Meter
+
+            self._meter = Meter()
+            self._costs_file = self._open_costs(self.costs)
         if self.resume and self.output in (None, "", STDIN):
             raise UsageError("--resume needs -o FILE: it goes on from what FILE already holds")
         if self.rejects and self.on_error == "stop":
@@ -203,7 +216,7 @@ class Stream(AbstractContextManager):
 
     def refuse_to_overwrite_input(self) -> None:
         """Raise UsageError where a file to write is one that is read, or two of them are one."""
-        options = {"-o": self.output, "--rejects": self.rejects, "--summary": self.report}
+        options = {"-o": self.output, "--rejects": self.rejects, "--summary": self.report, "--costs": self.costs}
         targets = {option: name for option, name in options.items() if name and name != STDIN}
         pairs = list(targets.items())
         for i, (option, name) in enumerate(pairs):
@@ -283,6 +296,7 @@ class Stream(AbstractContextManager):
             self._check_input_is_the_same()
             if summary := self.summary():
                 self.note(summary)
+            self._write_costs()
             if self.exit_code:
                 raise SystemExit(self.exit_code)
 
@@ -374,7 +388,7 @@ class Stream(AbstractContextManager):
             check: Returns the record that a value is, or raises InputError.
             ours: Whether they are records of eexp, among which may be ends of shards.
         """
-        for name, number, text in pieces:
+        for name, number, text in self._meter.reading(pieces) if self._meter else pieces:
             record: Any = None
             fault = end = None
             try:
@@ -488,6 +502,13 @@ class Stream(AbstractContextManager):
         if mark:
             self._written[str(mark.shard)] += 1
         self.counts["out"] += 1
+        if self._meter:
+            if not self._sizes:
+                self._meter.note_first_record()
+            self._sizes["bytes"] += len(line)
+            self._sizes["alternatives"] += sum(
+                len(step.get("alternatives") or ()) for step in record.get("steps") or ()
+            )
 
     def _mark_of_task(self, record: dict) -> Mark | None:
         """Return the mark of the task that a record comes from, once; None where no task was shared out for it."""
@@ -521,8 +542,9 @@ class Stream(AbstractContextManager):
         """Write a line, or b"", and flush it and those before it."""
         assert self._output_file is not None
         try:
-            self._output_file.write(line)
-            self._output_file.flush()
+            with self._meter.waiting() if self._meter else nullcontext():
+                self._output_file.write(line)
+                self._output_file.flush()
         except BrokenPipeError:
             raise
         except OSError as e:
@@ -530,6 +552,36 @@ class Stream(AbstractContextManager):
 
     def _write_error(self, error: OSError) -> EexpError:
         return EexpError(f"{self.output or '<stdout>'}: {error.strerror or error}")
+
+    def _write_costs(self) -> None:
+        """Add a line about what the run took to the file of --costs; many processes may add lines to it at once."""
+        if self._costs_file is None or self._meter is None:
+            return
+        line = {
+            "type": "cost",
+            "stage": self.stage,
+            "entry": self.entry,
+            "reads": list(self.types),
+            "server": self.uses_server,
+            "in": self.counts["in"],
+            "done_before": self.counts["done before"],
+            "out": self.counts["out"],
+            "bytes": self._sizes["bytes"],
+            "alternatives": self._sizes["alternatives"],
+            **self._meter.measured(),
+        }
+        try:
+            os.write(self._costs_file, dumps(line))  # in one piece, so that lines of several processes do not mix
+        except OSError as e:
+            raise EexpError(f"{self.costs}: {e.strerror or e}") from None
+
+    @staticmethod
+    def _open_costs(name: str) -> int:
+        """Open the file of --costs to add to it. It is open until this process ends."""
+        try:
+            return os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as e:
+            raise EexpError(f"{name}: {e.strerror or e}") from None
 
     # -- setting aside -------------------------------------------------------------------------------------------------
 

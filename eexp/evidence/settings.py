@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eexp.settings import COMMON, CONFIDENCE, Checked, Finite, Whole, option
+from eexp.settings import COMMON, CONFIDENCE, REQUIRED, Checked, Finite, Whole, option
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,20 @@ class PowerSettings(Checked):
         "Correlation of success of two models on the same task.  [default: that of the files' runs, else 0.3]"
     )
     confidence: float = CONFIDENCE.field()
+
+
+@dataclass(frozen=True)
+class PlanSettings(Checked):
+    """Settings of `plan`: the size of a run, and the machines."""
+
+    trajectories: int = option(REQUIRED, type=Whole(1)).help("Trajectories of the run.")
+    k: int | None = option(None, "-k", type=Whole(1), metavar="K").help(
+        "Alternatives at every state.  [default: as measured]"
+    )
+    nodes: int = option(1, type=Whole(1)).help("Machines.")
+    cores: int | None = option(None, type=Whole(1)).help(
+        "Cores of a machine.  [default: those of the machine of the runs]"
+    )
+    parts: int | None = option(None, type=Whole(1)).help(
+        "Parts that the records are divided into, as by --shard.  [default: 4 for each core of all machines]"
+    )

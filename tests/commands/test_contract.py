@@ -87,6 +87,7 @@ NO_PIPE = {
     "finetune": "writes a directory; below, and tests/training/test_finetune.py",
     "export": "reads a directory; tests/models/test_gguf_export.py",
     "compare": "reads files by name; below, and tests/commands/test_compare.py",
+    "plan": "reads what runs took; tests/evidence/test_costing.py",
     "power": "reads files by name; tests/commands/test_compare.py",
     "report": "reads directories; below, and tests/commands/test_report.py",
     "prompts": "reads no records; tests/prompts/test_prompts.py",

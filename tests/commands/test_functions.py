@@ -54,7 +54,7 @@ def test_the_functions_run_one_after_the_other(tmp_path):
     """The whole loop in this process, without a command line: every record of one function is read by the next."""
     from eexp.acting.settings import BranchSettings, CorrectSettings, EvalSettings
     from eexp.envs import open_env
-    from eexp.evidence.settings import PowerSettings
+    from eexp.evidence.settings import PlanSettings, PowerSettings
     from eexp.examples.mixture import Source
     from eexp.examples.settings import ReflectSettings, SelectSettings, SplitSettings
     from eexp.models import open_model
@@ -121,6 +121,10 @@ def test_the_functions_run_one_after_the_other(tmp_path):
     assert trained["updates"] == 1
     assert f["export"](tmp_path / "il-run", tmp_path / "il.gguf")["tensors"]
     assert f["compare"]({"a": [episodes], "b": [episodes]})
+    cost = {"type": "cost", "stage": "rollout", "entry": "rollout 0.2.0", "reads": ["trajectory"], "server": False}
+    cost |= {"in": 9, "done_before": 0, "out": 9, "bytes": 900, "alternatives": 18, "seconds": 3.0, "cores": 2}
+    cost |= {"start_seconds": 1.0, "cpu_seconds": 3.0, "start_cpu_seconds": 1.0, "memory": 1, "worker_memory": 1}
+    assert [row["stage"] for row in f["plan"]([cost], PlanSettings(trajectories=90))] == ["rollout", "all"]
     assert f["power"]([], PowerSettings(rate=0.2, tasks=(100,), runs=(3,)))
     for arm in ("a", "b"):
         Path(tmp_path / arm).mkdir()

@@ -63,7 +63,7 @@ NOT_RECORDED = {
 }
 
 #: Commands with settings that write no records.
-WITHOUT_LINEAGE = {"finetune", "compare", "power", "report", "view"}
+WITHOUT_LINEAGE = {"finetune", "compare", "power", "plan", "report", "view"}
 
 #: (command, field) -> the name of the option in lineage.
 LABELS = {

@@ -96,6 +96,7 @@ CALLS: dict[str, list[list[str]]] = {
         ["eval", "house", "-m", "random", "--split", EVIL],
     ],
     "compare": [["compare", "episodes"], ["compare", f"{EVIL}=episodes", "--by-kind"], ["compare", "bad"]],
+    "plan": [["plan", "--trajectories", "9", "bad"], ["plan", "--trajectories", "9", EVIL]],
     "power": [["power", f"{EVIL}=episodes"], ["power", "bad"]],
     "report": [["report", EVIL, "-o", "-"]],
     "view": [["view", EVIL, "-o", "-"], ["view", "--diff", EVIL, "-o", "-"]],
@@ -127,7 +128,7 @@ CALLS: dict[str, list[list[str]]] = {
     "schema": [["schema", EVIL], ["schema", "episode"]],
 }
 #: Commands whose standard output is for a person, too; that of the others is for records, as they are.
-SHOWS = {"compare", "power", "stats", "show", "prompts", "env", "models", "schema"}
+SHOWS = {"compare", "plan", "power", "stats", "show", "prompts", "env", "models", "schema"}
 
 
 def test_every_command_is_called():
