@@ -130,6 +130,7 @@ RECORDS = {
     "reflect-all-states": "reflect --rationale outcome --weigh 0 --prompt-style think @rollout-pools",
     "reflect-pool": "reflect --rationale outcome --pool policy --first 1 @rollout-pools",
     "reflect-search": "reflect --rationale search --ahead 3 @rollout-admissible",
+    "reflect-each": "reflect --rationale outcome --per-alternative @rollout-admissible",
     "reflect-recovered": "reflect --rationale outcome @recover",
     "reflect-tiny": f"reflect {TINY} --no-guard all --max-tokens 16 @few-rolled",
     "reflect-unverified": f"reflect {TINY} --no-guard verify --no-guard cut-off --no-guard invented "

@@ -143,6 +143,11 @@ class ReflectSettings(Checked):
     ahead: int = option(2, type=Whole(1)).help(
         "With --rationale search: how many actions a thought looks ahead at most."
     )
+    per_alternative: bool = option(
+        False,
+        is_flag=True,
+        help="Write one reflection for every contender, which weighs that one alone, instead of one for every state.",
+    )
     pool: str | None = POOL.field()
     first: int | None = first(1).field()
     temperature: float = temperature(0.7).field()
@@ -161,13 +166,19 @@ class ReflectSettings(Checked):
         return self.rationale not in RULES
 
     @property
+    def weighs(self) -> bool:
+        """Whether a reflection weighs contenders."""
+        return self.rationale in ("model", "search") or (self.rationale in ("outcome", "environment") and self.weigh > 0)
+
+    @property
     def needs_contenders(self) -> bool:
         """Whether a state without a contender gets no reflection."""
-        return self.rationale == "model" or (self.rationale in ("outcome", "environment") and self.weigh > 0)
+        return self.weighs and (self.rationale != "search" or self.per_alternative)
 
     def lineage(self) -> dict[str, Any]:
         """Return the settings that decide the output, but for the seed, by the names of their options."""
         entries: dict[str, Any] = {"rationale": self.rationale, "pool": self.pool, "first": self.first}
+        entries["per_alternative"] = self.per_alternative or None
         if self.rationale == "search":
             return {**entries, "ahead": self.ahead}
         if not self.by_model:

@@ -15,7 +15,13 @@
 #   sr-here        the same thoughts without what they say of later states: they list what this state's actions lead to
 #   sr-outcome     thoughts by the rule `outcome`, which says little more than that the choice is the expert's
 #   sr-iwm         sr, and the world model, in one run
+#   sr-each        as sr-here, one thought for every contender: what the action and this contender lead to
 #   sr-writer      thoughts by a model of this size that has learned to write them about other tables
+#   sr-self        thoughts that the base writes itself, from the request with the executed outcomes
+#
+# Thoughts without outcomes, which no alternative has to be executed for:
+#
+#   star           what the base thinks before it acts, where the expert's action follows (STaR)
 #
 # Placebos, which have to fail:
 #
@@ -60,13 +66,15 @@ PYTHON ?= python
 # The writer of sr-writer learns from TRAIN tasks of each of these tables.
 WRITER ?= studies/reactions-writer
 WRITER_TABLES ?= $(shell seq 9000 9059)
+# Options of `eexp reflect` for the base as a writer: draws of a text, and how long it may be.
+SELF ?= --temperature 1 --retries 15 --max-tokens 480 --max-words 400
 # Each pair of request and thought is written so often, each time with new names.
 WRITER_NAMES ?= 5
 WRITER_UPDATES ?= 1320
 
 export OMP_NUM_THREADS ?= 1
 export EEXP_PROMPT_STYLE := $(HERE)reactions.toml
-TRACKED := ENV BASE WRITER_NAMES WRITER_UPDATES TRAIN TRAIN_SPLIT EXPERT K PANEL_TASKS UPDATES BATCH LR LIGHT LIGHT_LR
+TRACKED := ENV BASE SELF WRITER_NAMES WRITER_UPDATES TRAIN TRAIN_SPLIT EXPERT K PANEL_TASKS UPDATES BATCH LR LIGHT LIGHT_LR
 include $(HERE)../given.mk
 
 SHAPE = --full --batch-size $(BATCH) --shuffle examples
@@ -119,6 +127,27 @@ $(OUT)/sr-own.jsonl: $(OUT)/expert.jsonl
 $(OUT)/sr-exchanged.jsonl: $(OUT)/sr.jsonl
 	$(PYTHON) $(HERE)placebo.py thoughts $< $(EEXP_PROMPT_STYLE) > $@
 
+$(OUT)/each.jsonl: $(OUT)/rollout.jsonl
+	eexp reflect --rationale search --per-alternative -q $< -o $@
+
+$(OUT)/sr-each.jsonl: $(OUT)/each.jsonl
+	$(PYTHON) $(HERE)placebo.py here $< $(EEXP_PROMPT_STYLE) > $@
+
+# -- the base as its own writer ------------------------------------------------------------------------------------
+
+$(OUT)/base.gguf: $(call given,BASE)
+	eexp export $(BASE) -o $@
+
+# Its thoughts say what an action leads to as a fact, and it has names of other tables in mind: "hindsight" and "invented"
+# would refuse what it thinks in play.
+$(OUT)/star.jsonl: $(OUT)/rollout.jsonl $(OUT)/base.gguf $(call given,SELF)
+	eexp reflect -m $(OUT)/base.gguf --no-outcomes --keep-matching --no-guard hindsight --no-guard invented $(SELF) \
+	  --threads 1 --rejects $(@:.jsonl=.rejects) -o $@ $<
+
+$(OUT)/sr-self.jsonl: $(OUT)/rollout.jsonl $(OUT)/base.gguf $(call given,SELF)
+	eexp reflect -m $(OUT)/base.gguf --no-guard verify --no-guard hindsight $(SELF) \
+	  --threads 1 --rejects $(@:.jsonl=.rejects) -o $@ $< || test $$? = 4
+
 # -- a writer ------------------------------------------------------------------------------------------------------
 
 $(WRITER)/table-%.jsonl: $(call given,TRAIN K WRITER_NAMES)
@@ -160,6 +189,9 @@ $(eval $(call arm,sr,sr il))
 $(eval $(call arm,sr-here,sr-here il))
 $(eval $(call arm,sr-here-permuted,sr-here-permuted il))
 $(eval $(call arm,sr-outcome,sr-outcome il))
+$(eval $(call arm,sr-each,sr-each il))
+$(eval $(call arm,sr-self,sr-self il))
+$(eval $(call arm,star,star il))
 $(eval $(call arm,sr-iwm,sr il world))
 $(eval $(call arm,sr-own,sr-own il))
 $(eval $(call arm,sr-permuted,sr-permuted il))

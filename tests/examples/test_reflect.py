@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import cycle, islice
 
 import pytest
@@ -14,10 +15,19 @@ from eexp.acting.expert import expert
 from eexp.acting.rollout import rollout
 from eexp.acting.settings import BranchSettings
 from eexp.envs.worlds.house import House
+from eexp.errors import UsageError
 from eexp.examples.reflection.guards import judge, without_copies
 from eexp.examples.reflection.rationale import compose, compose_from_notes, gist
+from eexp.examples.reflection.search import FOUND_BEFORE, NO_WAY
 from eexp.examples.reflection.shared import SharedSentences
-from eexp.examples.reflection.situations import AFTER_THE_END, NO_CONTENDER, NO_EFFECT, NOT_EXECUTED, situations
+from eexp.examples.reflection.situations import (
+    AFTER_THE_END,
+    NO_CONTENDER,
+    NO_EFFECT,
+    NOT_EXECUTED,
+    NOT_WEIGHED,
+    situations,
+)
 from eexp.examples.reflection.writing import reflect
 from eexp.examples.settings import GuardSettings, ReflectSettings
 from eexp.models import open_model
@@ -142,6 +152,73 @@ def test_pool_and_first(rolled):
     assert names(pool="sr", first=1) == ["sit"] and names(first=2) == ["wait", "sit"]
     ids = lambda **options: [e["id"] for e in reflections(rolled, writing=ReflectSettings("outcome", **options))[0]]  # noqa: E731
     assert ids(pool="sr") == [] and ids(first=1) and len(ids(weigh=0)) >= len(ids())
+
+
+# -- one reflection for every contender --------------------------------------------------------------------------------
+
+
+def test_one_reflection_for_every_contender(rolled):
+    each = ReflectSettings("outcome", per_alternative=True)
+    examples, errors, _, counts = reflections(rolled, writing=each)
+    states = [(t, s) for t in rolled for s in situations(t) if not s.left_out]
+    weighed = [(t, s, c) for t, s in states for c in s.real_contenders]
+    assert not errors and len(examples) == len(weighed) > len(states)
+    assert counts[NOT_WEIGHED] == sum(len(s.contenders) for _, s in states) - len(weighed)
+    for e, (t, s, c) in zip(examples, weighed):
+        number = s.step["alternatives"].index(c)
+        assert e["id"] == f"{t['id']}/{s.i}/reflection/{number}" and e["kind"] == "reflection"
+        assert STYLE.parse(e["completion"][0]["content"]).thought == compose(replace(s, contenders=[c]))
+    written = {e["id"] for e in examples[::2]}
+    rest = reflect(iter(rolled), STYLE, None, each, skip=lambda name: name in written)
+    assert list(rest) == examples[1::2]
+
+
+def test_a_model_is_asked_about_one_contender_at_a_time(one):
+    hall = {**one["steps"][0], "alternatives": [alternative(a, f"It is {a}.") for a in ("blue", "green", "red")]}
+    writer = Writer(GOOD)
+    examples, *_ = reflections([{**one, "steps": [hall]}], writer, ReflectSettings(per_alternative=True))
+    assert [e["id"].rpartition("/reflection/")[2] for e in examples] == ["0", "1", "2"]
+    for request, color in zip(writer.requests, ("blue", "green", "red")):
+        assert re.findall(r"It is (\w+)\.", request.prompt[-1]["content"]) == [color]
+    assert len({request.seed for request in writer.requests}) == 3
+    scorer = Scorer({hall["action"]: 1.0})
+    reflections([{**one, "steps": [hall]}], writing=replace(BY_RULE, per_alternative=True), scorer=scorer)
+    assert [len(request.completions) for request in scorer.groups[0]] == [2] * 6, "the action and its contender"
+
+
+def test_a_search_with_one_contender():
+    """It begins with two actions, in the order in which the state lists them."""
+    listed = {"admissible": ["dry", "boil", "melt"], "admissible_count": 3}
+    ruined, tar = alternative("dry", "You hold ash."), alternative("melt", "You hold tar.")
+    t = trajectory(
+        step("You hold ore.", "boil", ruined, tar, **listed),
+        step("You hold tin.", "boil", ruined, tar, **listed),
+        instruction="Make gold.",
+        success=True,
+    )
+    t["outcome"]["observation"] = "You hold gold."
+    thoughts = lambda **options: [  # noqa: E731
+        STYLE.parse(e["completion"][0]["content"]).thought for e in reflections([t], writing=searching(**options))[0]
+    ]
+    searching = lambda **options: ReflectSettings("search", **options)  # noqa: E731
+    assert thoughts(per_alternative=True) == [
+        "dry: You hold ash. boil: You hold tin. After do `boil`, dry: You hold ash. boil: You hold gold, as asked. "
+        "So I do `boil`.",
+        "boil: You hold tin. melt: You hold tar. After do `boil`, dry: You hold ash. boil: You hold gold, as asked. "
+        "So I do `boil`.",
+        "dry: You hold ash. boil: You hold gold, as asked. So I do `boil`.",
+    ]
+    counts = reflections([t], writing=searching(per_alternative=True))[3]
+    assert counts == {FOUND_BEFORE: 1} and len(thoughts()) == 2
+    counts = reflections([t], writing=searching(per_alternative=True, ahead=1))[3]
+    assert counts == {NO_WAY.replace("state[s]", "contender[s] in a state"): 2, FOUND_BEFORE: 1}
+
+
+@pytest.mark.parametrize("rationale", ["own", "outcome", "environment"])
+def test_one_contender_at_a_time_needs_contenders(rationale, one):
+    settings = ReflectSettings(rationale, weigh=0, per_alternative=True)
+    with pytest.raises(UsageError, match="not with --no-outcomes, nor with --weigh 0"):
+        reflections([one], Writer(GOOD) if rationale == "own" else None, settings)
 
 
 # -- composed ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from eexp.examples.reflection.guards import judge
 from eexp.examples.reflection.rationale import compose, compose_from_notes
 from eexp.examples.reflection.requests import acting_prompt, own_prompt, reflection_prompt
 from eexp.examples.reflection.search import ExecutedOutcomes
-from eexp.examples.reflection.situations import Situation
+from eexp.examples.reflection.situations import NOT_WEIGHED, Situation
 from eexp.examples.settings import RULES, GuardSettings, ReflectSettings
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import ParsedAnswer, PromptStyle
@@ -31,6 +31,7 @@ class Draft:
     """
 
     situation: Situation  # the state
+    number: int | None = None  # that of the alternative, where it is a reflection on one alone
     skipped: bool = False
     text: str = ""
     author: str = ""
@@ -40,6 +41,11 @@ class Draft:
     dropped: InputError | None = None  # the reason why the state gets no reflection, where that is no error
     counts: dict[str, int] = field(default_factory=dict)  # numbers for the summary
     more: dict[str, Any] = field(default_factory=dict)  # further fields of the example
+
+    def name(self, kind: str) -> str:
+        """Return what the id of the example adds to that of the trajectory."""
+        number = "" if self.number is None else f"/{self.number}"
+        return f"{self.situation.i}/{kind}{number}"
 
     def count(self, what: str, n: int = 1) -> None:
         """Add to a number for the summary."""
@@ -58,9 +64,13 @@ class Draft:
     def compose(self, settings: ReflectSettings, outcomes: ExecutedOutcomes | None = None) -> None:
         """Compose the reflection by rule; from all `outcomes` of the input where the rule looks ahead."""
         if outcomes is not None:
-            self.text, reason = outcomes.thought(self.situation, settings.ahead)
+            self.text, reason = outcomes.thought(self.situation, settings.ahead, settings.per_alternative)
             self.author = RULES[settings.rationale]
-            self.left_out = reason
+            # The reason is the state's, and the number that of reflections.
+            self.left_out = reason.replace("state[s]", "contender[s] in a state") if settings.per_alternative else reason
+            return
+        if settings.per_alternative and not self.situation.real_contenders:
+            self.left_out = NOT_WEIGHED
             return
         composer = compose if settings.rationale == "outcome" else compose_from_notes
         try:
@@ -89,11 +99,12 @@ class Draft:
                 return self._judge(settings.guards, style.thought_in(sample.text), sample)
 
         self.author = model.fingerprint
+        numbers = () if self.number is None else (self.number,)
         return Draw(
             prompt,
             temperature=settings.temperature,
             max_tokens=settings.max_tokens,
-            seed=seed_of(settings.seed, self.situation.trajectory["id"], self.situation.i),
+            seed=seed_of(settings.seed, self.situation.trajectory["id"], self.situation.i, *numbers),
             accept=accept,
             most=1 + settings.retries,
             prefix=prefix,
@@ -162,7 +173,7 @@ class Draft:
         target = style.answer(situation.step["action"], self.text, situation.i)
         return example(
             situation.trajectory,
-            f"{situation.i}/{kind}",
+            self.name(kind),
             kind,
             acting_prompt(style, situation, think=True),
             target.messages(),

@@ -16,6 +16,7 @@ from eexp.records.record import alternatives_of, expert_outcome, succeeded
 
 NO_WAY = "state[s] from which the executed outcomes do not lead to the end"
 ANOTHER_WAY = "state[s] from which another action leads to the end as soon"
+FOUND_BEFORE = "contender[s] that the search does not come to, since it finds the end before"
 
 
 class ExecutedOutcomes:
@@ -56,18 +57,22 @@ class ExecutedOutcomes:
         order = {action: n for n, action in enumerate(self._order.get(observation, sorted(known)))}
         return sorted(known.items(), key=lambda pair: (order.get(pair[0], len(order)), pair[0]))
 
-    def thought(self, situation: Situation, ahead: int) -> tuple[str, str]:
+    def thought(self, situation: Situation, ahead: int, contenders_alone: bool = False) -> tuple[str, str]:
         """Return a thought that ends in the expert's action, or "" and the reason why there is none.
 
         Args:
             situation: The state, in a trajectory that ends in success.
             ahead: How many actions it looks ahead at most.
+            contenders_alone: Whether it begins with the expert's action and the contenders of the situation alone,
+                each of which it has to come to, rather than with everything that was executed in the state.
         """
+        contenders = {alternative["action"] for alternative in situation.contenders}
         trajectory = situation.trajectory
         goal = (trajectory.get("outcome") or {}).get("observation")
         if goal is None or not succeeded(trajectory["outcome"]):
             return "", NO_WAY
         sentences: list[str] = []
+        looked_at: set[str] = set()  # actions of this state
         # States to look at: their observation, and the first action of the way to them.
         frontier: list[tuple[str, str | None]] = [(situation.step["observation"], None)]
         seen = {situation.step["observation"]}
@@ -76,12 +81,17 @@ class ExecutedOutcomes:
             for observation, first in frontier:
                 after = f"After {as_verb(first)}, " if first else ""
                 for action, outcome in self.of(observation):
+                    if contenders_alone and not first and action not in {situation.step["action"], *contenders}:
+                        continue
                     found = outcome["observation"] == goal
                     sentences.append(f"{after}{action}: {gist(outcome)}{', as asked' if found else ''}.")
                     begin, after = first or action, ""
+                    looked_at.add(begin)
                     if found:
                         if begin != situation.step["action"]:
                             return "", ANOTHER_WAY
+                        if contenders_alone and not contenders <= looked_at:
+                            return "", FOUND_BEFORE
                         return " ".join([*sentences, f"So I {as_verb(begin)}."]), ""
                     # An end counts for its own task only: what ended another task may be on the way of this one.
                     refused = outcome.get("valid") is False or outcome.get("changed") is False

@@ -6,7 +6,7 @@ where there is nothing to reason about: the task was done before, or the expert'
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from eexp.records.outcomes import finishes, same_as_expert, transition_of
 from eexp.records.record import alternatives_of, expert_outcome, is_only_shown, succeeded, tools_at
@@ -18,6 +18,7 @@ NO_EFFECT = "state[s] whose action has no effect"
 MISTAKE = "mistake[s] on the path, of which no example is made"
 REPEATED = "step[s] that stand in another correction of the episode, too"
 NO_CONTENDER = "state[s] without a contender, an alternative that did worse"
+NOT_WEIGHED = "contender[s] that a reflection by rule does not weigh"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Situation:
     def tools(self) -> list[dict] | None:
         """The functions that the environment offers."""
         return tools_at(self.trajectory, self.i)
+
+    def with_one_contender(self) -> list[tuple[int, Situation]]:
+        """Return this situation with each of its contenders alone, by the number of the alternative."""
+        numbers = {id(alternative): n for n, alternative in enumerate(self.step.get("alternatives") or [])}
+        return [(numbers[id(contender)], replace(self, contenders=[contender])) for contender in self.contenders]
 
     @property
     def real_contenders(self) -> list[dict]:

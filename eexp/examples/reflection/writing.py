@@ -31,7 +31,7 @@ def reflect(
     on_error: OnError = stop_at_error,
     shared: SharedSentences | None = None,
 ) -> Iterator[dict]:
-    """Yield one example for every state in which there are outcomes to reason about.
+    """Yield one example for every state in which there are outcomes to reason about, or one for every contender.
 
     Args:
         trajectories: Trajectories with outcomes.
@@ -49,6 +49,8 @@ def reflect(
     settings = settings or ReflectSettings()
     if writer is None and settings.rationale not in RULES:
         raise UsageError(f"rationale {settings.rationale!r} needs a writer; by rule: {', '.join(RULES)}")
+    if settings.per_alternative and not settings.weighs:
+        raise UsageError("--per-alternative weighs one contender at a time: not with --no-outcomes, nor with --weigh 0")
     groups = write_drafts(trajectories, style, writer, settings, skip, count)
     for drafts in verify_drafts(groups, scorer, style) if scorer else groups:
         for draft in drafts:
@@ -109,15 +111,19 @@ def _composed(drafts: list[Draft], settings: ReflectSettings, outcomes: Executed
 
 
 def _drafts(trajectory: dict, settings: ReflectSettings, skip: Skip, count: Count) -> list[Draft]:
-    """Return a draft for every state that gets a reflection; the others are counted."""
+    """Return the drafts of every state that gets a reflection; the others are counted."""
     drafts = []
     for situation in situations(trajectory, settings.pool, settings.first, settings.needs_contenders):
-        skipped = skip(f"{trajectory['id']}/{situation.i}/{settings.kind}")
+        pairs = situation.with_one_contender() if settings.per_alternative else [(None, situation)]
+        here = [Draft(one, number) for number, one in pairs]
+        for draft in here:
+            draft.skipped = skip(f"{trajectory['id']}/{draft.name(settings.kind)}")
+        done = bool(here) and all(draft.skipped for draft in here)
         left_out = situation.left_out or (settings.rationale == "environment" and without_notes(situation))
         if not left_out:
-            drafts.append(Draft(situation, skipped))
-        elif not skipped:
+            drafts += here
+        elif not done:
             count(left_out, 1)
-        if situation.as_good and not skipped:
+        if situation.as_good and not done:
             count("alternative[s] left out that did as well as the expert's action", situation.as_good)
     return drafts
