@@ -106,8 +106,10 @@ def command(
             )
             for record in io.progress(examples, "state"):
                 io.write(record)
-            if settings.rationale != "search" and (warning := shared.warning()):
-                io.note(warning)
+            if settings.rationale != "search":  # where thoughts share what one action leads to
+                io.count("reflection[s] with one sentence in common", shared.most)
+                if warning := shared.warning():
+                    io.note(warning)
             for used in {id(used): used for used in (writer, scorer) if used}.values():
                 io.counts.update(used.counts)
 

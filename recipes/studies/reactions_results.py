@@ -93,21 +93,22 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", help="the rows to show, the first one to compare with; by default all")
     parser.add_argument("--only", choices=KINDS, help="compare on the tasks of this kind alone")
     parser.add_argument("--new", action="store_true", help="only tasks whose goal no demonstration had")
+    parser.add_argument("--new-starts", action="store_true", help="only tasks that begin where no demonstration ever was")
     args = parser.parse_args()
     for study in args.studies:
-        show(study, args.rows, args.only, args.new)
+        show(study, args.rows, args.only, args.new, args.new_starts)
 
 
-def show(study: Path, rows: list[str] | None, only: str | None, new: bool) -> None:
+def show(study: Path, rows: list[str] | None, only: str | None, new_goals: bool, new_starts: bool) -> None:
     """Print the table of one study."""
     kinds = kinds_of(study)
-    goals = {trajectory["instruction"] for trajectory in read([str(study / "expert.jsonl")], "trajectory")}
+    demonstrations = list(read([str(study / "expert.jsonl")], "trajectory"))
+    goals = {trajectory["instruction"] for trajectory in demonstrations} if new_goals else set()
+    places = {step["observation"] for trajectory in demonstrations for step in trajectory["steps"]} if new_starts else set()
     edges = edges_of(read([str(study / "rollout.jsonl")], "trajectory"), True)
     runs = runs_of(study, kinds, rows)
-    if new:
-        runs = {
-            name: [[e for e in seed if e["instruction"] not in goals] for seed in seeds] for name, seeds in runs.items()
-        }
+    if new_goals or new_starts:
+        runs = {name: [[e for e in seed if is_new(e, goals, places)] for seed in seeds] for name, seeds in runs.items()}
         asked = {episode["task"]["id"] for seeds in runs.values() for seed in seeds for episode in seed}
         kinds = {task: kind for task, kind in kinds.items() if task in asked}
     chosen = {
@@ -136,6 +137,11 @@ def show(study: Path, rows: list[str] | None, only: str | None, new: bool) -> No
         cells.append(f"  {mean(true):4.0%}" if true else f"  {'-':>4}")
         by_seed = " ".join(f"{100 * mean(e['success'] for e in seed):.1f}" for seed in seeds)
         print("".join(cells) + "  " + by_seed)
+
+
+def is_new(episode: dict, goals: set[str], places: set[str]) -> bool:
+    """Return whether an episode has neither one of the goals nor begins in one of the places."""
+    return episode["instruction"] not in goals and episode["transcript"][0]["observation"] not in places
 
 
 def runs_of(study: Path, kinds: dict[str, str], rows: list[str] | None) -> dict[str, list[list[dict]]]:

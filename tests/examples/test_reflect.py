@@ -279,9 +279,12 @@ def test_compose_words():
         "I have not come across the box yet. I could also go south, but that would only show me what I know "
         "already. Rather than go to the pond, I go north."
     )
-    guess = step("Guess a word.", "crane", alternative("house", "- - - - -"))
-    (s,) = situations(trajectory(guess, instruction="Find the word by the rules", done=True, success=True))
-    assert compose(s, 0) == 'If I do `crane`, I expect "The end". So I do `crane`.', "who guesses does not know the end"
+    guess = step("Guess.", "guess crane", alternative("guess house", "- - - - -"))
+    for instruction in ("Find the word by the rules", "Guess words."):
+        (s,) = situations(trajectory(guess, instruction=instruction, done=True, success=True))
+        assert compose(s, 1) == "", "who guesses does not know the end"
+    (s,) = situations(trajectory({**guess, "observation": "Guess: crane or house."}, success=True))
+    assert compose(s) == 'If I guess crane, I expect "The end". Rather than guess house, I guess crane.'
     (s,) = situations(trajectory(step("Page 1", "click[Buy]", alternative("click[Next >]", "Page 2")), instruction=""))
     assert compose(s) == 'If I do `click[Buy]`, I expect "The end". Rather than do `click[Next >]`, I do `click[Buy]`.'
 
@@ -290,6 +293,7 @@ def test_a_sentence_in_many_reflections_is_told():
     shared = SharedSentences()
     for i in range(10):
         shared.add(f"I see {i}. {'The grid is new. ' * (i < 3)}So I wait.")
+    assert shared.most == 3
     assert shared.warning() == "3 of 10 reflections say 'The grid is new.': read some (eexp show --sample)"
     shared.add("Else. So I wait.")
     for _ in range(4):

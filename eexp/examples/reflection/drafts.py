@@ -11,7 +11,7 @@ from eexp.examples.reflection.guards import judge
 from eexp.examples.reflection.rationale import compose, compose_from_notes
 from eexp.examples.reflection.requests import acting_prompt, own_prompt, reflection_prompt
 from eexp.examples.reflection.search import ExecutedOutcomes
-from eexp.examples.reflection.situations import NOT_WEIGHED, Situation
+from eexp.examples.reflection.situations import NOT_WEIGHED, NOTHING_KNOWN, Situation
 from eexp.examples.settings import RULES, GuardSettings, ReflectSettings
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import ParsedAnswer, PromptStyle
@@ -75,6 +75,7 @@ class Draft:
         composer = compose if settings.rationale == "outcome" else compose_from_notes
         try:
             self.text, self.author = composer(self.situation, settings.weigh), RULES[settings.rationale]
+            self.left_out = "" if self.text else NOTHING_KNOWN
         except InputError as error:
             self.error = error
 

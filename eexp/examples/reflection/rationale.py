@@ -16,7 +16,6 @@ from eexp.examples.reflection.words import roots, things, words
 from eexp.records.record import succeeded
 
 _GIST_WORDS = 14
-_GOAL_WORDS = 25
 _PLAIN = re.compile(r"[a-z][\w'-]*( [\w'-]+)+")
 
 
@@ -25,9 +24,14 @@ def compose(situation: Situation, weigh: int = 1) -> str:
 
     Args:
         weigh: The largest number of contenders to weigh.
+
+    Returns:
+        "" where the record supports neither a use of the action nor a reason against a contender.
     """
     focus = _focus(situation)
-    return " ".join([_use(situation, focus), *_conclusion(situation, focus, weigh)])
+    *weighed, choice = _conclusion(situation, focus, weigh)
+    facts = [fact for fact in (_use(situation, focus), *weighed) if fact]
+    return " ".join([*facts, choice]) if facts else ""
 
 
 def compose_from_notes(situation: Situation, weigh: int = 1) -> str:
@@ -58,9 +62,10 @@ def _focus(situation: Situation) -> list[str]:
 
 
 def _use(situation: Situation, focus: list[str]) -> str:
-    """Return a sentence on the use of the action for the task."""
+    """Return a sentence on the use of the action for the task; "" where the record supports none."""
     action, outcome = situation.step["action"], situation.outcome or {}
-    if succeeded(outcome) and (focus or not things(situation.trajectory["instruction"])):
+    founded = not _is_guess(situation)
+    if succeeded(outcome) and founded and (focus or not things(situation.trajectory["instruction"])):
         return f"To {as_verb(action)} would complete the task."
     if focus:
         return f"The task is about {_listed(focus, ' and ')}, and I can {as_verb(action)}."
@@ -70,11 +75,21 @@ def _use(situation: Situation, focus: list[str]) -> str:
     if unseen:
         return f"I have not come across {_listed(unseen)} yet."
     expected = gist(outcome) if outcome else ""
-    if expected and _says_more(expected, action):
-        return f'If I {as_verb(action)}, I expect "{expected}".'
-    task = situation.trajectory["instruction"].strip().partition("\n")[0]  # what follows says how to act
-    goal = " ".join(task.split()[:_GOAL_WORDS]).rstrip(".!?:, ")
-    return f"The task is this: {goal}." if goal else f"What I can do now is to {as_verb(action)}."
+    return f'If I {as_verb(action)}, I expect "{expected}".' if founded and _says_more(expected, action) else ""
+
+
+def _is_guess(situation: Situation) -> bool:
+    """Return whether the action has a word that nothing before it contains, so that its outcome cannot be expected.
+
+    Its first word, the verb, and function words do not count.
+    """
+    step = situation.step
+    shown = [situation.trajectory["instruction"], step["observation"], step.get("notes") or ""]
+    shown += step.get("admissible") or []
+    for past in situation.history:
+        shown += [past["observation"], past["action"]]
+    named = roots(word for word in words(step["action"])[1:] if word not in FUNCTION_WORDS)
+    return not named <= roots(shown)
 
 
 def _seen_later(situation: Situation) -> list[str]:

@@ -21,6 +21,12 @@ class SharedSentences:
         self.reflections += 1
         self._counts.update(set(re.split(r"(?<=[.!?])\s+", thought.strip())[:-1]))
 
+    @property
+    def most(self) -> int:
+        """The number of reflections that have the most frequent sentence; 0 where no sentence is in two of them."""
+        count = max(self._counts.values(), default=0)
+        return count if count > 1 else 0
+
     def warning(self) -> str:
         """Return the warning that many reflections share a sentence; "" if they do not."""
         (sentence, count), *_ = self._counts.most_common(1) or [("", 0)]

@@ -18,6 +18,7 @@ NO_EFFECT = "state[s] whose action has no effect"
 MISTAKE = "mistake[s] on the path, of which no example is made"
 REPEATED = "step[s] that stand in another correction of the episode, too"
 NO_CONTENDER = "state[s] without a contender, an alternative that did worse"
+NOTHING_KNOWN = "state[s] of which the record says nothing that speaks for the action"
 NOT_WEIGHED = "contender[s] that a reflection by rule does not weigh"
 
 
