@@ -26,6 +26,7 @@ from eexp.examples.reflection.situations import (
     NO_EFFECT,
     NOT_EXECUTED,
     NOT_WEIGHED,
+    NOTHING_KNOWN,
     situations,
 )
 from eexp.examples.reflection.writing import reflect
@@ -151,7 +152,7 @@ def test_pool_and_first(rolled):
     assert names() == ["wait", "sit", "run"] and names(pool="sr") == ["sit", "run"]
     assert names(pool="sr", first=1) == ["sit"] and names(first=2) == ["wait", "sit"]
     ids = lambda **options: [e["id"] for e in reflections(rolled, writing=ReflectSettings("outcome", **options))[0]]  # noqa: E731
-    assert ids(pool="sr") == [] and ids(first=1) and len(ids(weigh=0)) >= len(ids())
+    assert ids(pool="sr") == [] and ids(first=1)
 
 
 # -- one reflection for every contender --------------------------------------------------------------------------------
@@ -161,9 +162,10 @@ def test_one_reflection_for_every_contender(rolled):
     each = ReflectSettings("outcome", per_alternative=True)
     examples, errors, _, counts = reflections(rolled, writing=each)
     states = [(t, s) for t in rolled for s in situations(t) if not s.left_out]
-    weighed = [(t, s, c) for t, s in states for c in s.real_contenders]
+    real = [(t, s, c) for t, s in states for c in s.real_contenders]
+    assert counts[NOT_WEIGHED] == sum(len(s.contenders) for _, s in states) - len(real)
+    weighed = [(t, s, c) for t, s, c in real if compose(replace(s, contenders=[c]))]
     assert not errors and len(examples) == len(weighed) > len(states)
-    assert counts[NOT_WEIGHED] == sum(len(s.contenders) for _, s in states) - len(weighed)
     for e, (t, s, c) in zip(examples, weighed):
         number = s.step["alternatives"].index(c)
         assert e["id"] == f"{t['id']}/{s.i}/reflection/{number}" and e["kind"] == "reflection"
@@ -182,7 +184,8 @@ def test_a_model_is_asked_about_one_contender_at_a_time(one):
         assert re.findall(r"It is (\w+)\.", request.prompt[-1]["content"]) == [color]
     assert len({request.seed for request in writer.requests}) == 3
     scorer = Scorer({hall["action"]: 1.0})
-    reflections([{**one, "steps": [hall]}], writing=replace(BY_RULE, per_alternative=True), scorer=scorer)
+    by_notes = ReflectSettings("environment", per_alternative=True)
+    reflections([{**one, "steps": [hall]}], writing=by_notes, scorer=scorer)
     assert [len(request.completions) for request in scorer.groups[0]] == [2] * 6, "the action and its contender"
 
 
@@ -225,9 +228,10 @@ def test_one_contender_at_a_time_needs_contenders(rationale, one):
 
 
 def test_a_reflection_by_rule(rolled):
-    examples, errors, _, _ = reflections(rolled)
-    states = [(t, s) for t in rolled for s in situations(t) if not s.left_out]
-    assert len(examples) == len(states) and not errors
+    examples, errors, _, counts = reflections(rolled)
+    chosen = [(t, s) for t in rolled for s in situations(t) if not s.left_out]
+    states = [(t, s) for t, s in chosen if compose(s)]
+    assert len(examples) == len(states) and not errors and counts[NOTHING_KNOWN] == len(chosen) - len(states) > 0
     for e, (t, s) in zip(examples, states):
         assert e["id"] == f"{t['id']}/{s.i}/reflection" and e["reflection_by"] == "rule: outcome"
         assert e["prompt"] == STYLE.act(
@@ -246,6 +250,8 @@ def test_a_composed_reflection_passes_all_guards(composer, weigh, rolled):
         for s in situations(t, needed=weigh > 0):
             if not s.left_out:
                 text = composer(s, weigh)
+                if not text:
+                    continue
                 assert judge(text, s, guards).guard == "" and without_copies(text) == text, text
                 named = [a for a in s.contenders if re.search(rf"(also|than|or) {re.escape(a['action'])}\b", text)]
                 assert len(named) <= weigh + 1, text  # one may begin with the words of another
@@ -285,7 +291,7 @@ def test_compose_words():
         assert compose(s, 1) == "", "who guesses does not know the end"
     (s,) = situations(trajectory({**guess, "observation": "Guess: crane or house."}, success=True))
     assert compose(s) == 'If I guess crane, I expect "The end". Rather than guess house, I guess crane.'
-    (s,) = situations(trajectory(step("Page 1", "click[Buy]", alternative("click[Next >]", "Page 2")), instruction=""))
+    (s,) = situations(trajectory(step("Page 1. Buy", "click[Buy]", alternative("click[Next >]", "Page 2")), instruction=""))
     assert compose(s) == 'If I do `click[Buy]`, I expect "The end". Rather than do `click[Next >]`, I do `click[Buy]`.'
 
 
