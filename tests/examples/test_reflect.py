@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import cycle, islice
 
 import pytest
+from printed_worlds import Ice, Number
 from running import lines, read, run, write
 
 from eexp.acting.branch import branch
@@ -293,6 +294,27 @@ def test_compose_words():
     assert compose(s) == 'If I guess crane, I expect "The end". Rather than guess house, I guess crane.'
     (s,) = situations(trajectory(step("Page 1. Buy", "click[Buy]", alternative("click[Next >]", "Page 2")), instruction=""))
     assert compose(s) == 'If I do `click[Buy]`, I expect "The end". Rather than do `click[Next >]`, I do `click[Buy]`.'
+
+
+def test_the_rule_in_worlds_that_it_was_not_written_for(tmp_path):
+    """It claims no end on a guess, expects nothing that is there already, and tells how many thoughts are alike."""
+    ice = list(expert(Ice(), islice(Ice().tasks("train"), 12)))
+    ice = list(rollout(branch(ice, None, BranchSettings(k=3, source="admissible")), InProcess(lambda _: Ice())))
+    result = run("reflect", "--rationale", "outcome", stdin=lines(ice)).ok()
+    thoughts = [STYLE.parse(e["completion"][0]["content"]).thought for e in result.records]
+    assert not any("expect" in thought or "come across" in thought for thought in thoughts)
+    shared = SharedSentences()
+    for thought in thoughts:
+        shared.add(thought)
+    assert f"{shared.most} reflections with one sentence in common" in result.err and shared.warning() in result.err
+    run("reflect", "--rationale", "environment", stdin=lines(ice)).one_error(3, "no notes on the state")
+    number = list(expert(Number(), Number().tasks("train")))
+    for t in number:
+        for s in t["steps"]:
+            s["alternatives"] = [{"action": f"guess {n}", "source": "policy"} for n in range(1, 9)]
+    number = list(rollout(iter(number), InProcess(lambda _: Number())))
+    examples, errors, _, counts = reflections(number)
+    assert not examples and not errors and counts[NOTHING_KNOWN] > 10
 
 
 def test_a_sentence_in_many_reflections_is_told():

@@ -8,12 +8,13 @@ the few tokens of the action.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 
 from eexp.errors import InputError
 from eexp.examples.reflection.situations import Situation
 from eexp.examples.reflection.vocabulary import FUNCTION_WORDS
 from eexp.examples.reflection.words import roots, things, words
-from eexp.records.record import succeeded
+from eexp.records.record import canonical, succeeded
 
 _GIST_WORDS = 14
 _PLAIN = re.compile(r"[a-z][\w'-]*( [\w'-]+)+")
@@ -75,7 +76,8 @@ def _use(situation: Situation, focus: list[str]) -> str:
     if unseen:
         return f"I have not come across {_listed(unseen)} yet."
     expected = gist(outcome) if outcome else ""
-    return f'If I {as_verb(action)}, I expect "{expected}".' if founded and _says_more(expected, action) else ""
+    new = founded and _says_more(expected, action) and expected != gist(situation.step)
+    return f'If I {as_verb(action)}, I expect "{expected}".' if new else ""
 
 
 def _is_guess(situation: Situation) -> bool:
@@ -105,7 +107,7 @@ def _seen_later(situation: Situation) -> list[str]:
 
 def _conclusion(situation: Situation, focus: list[str], most: int) -> list[str]:
     """Return sentences on the contenders, with reasons that their outcomes support, and on the choice at the end."""
-    observations = {step["observation"] for step in situation.history}
+    observations = {step["observation"] for step in situation.history} - _said_of_many(situation)
     reasons = [(a["action"], _reason(a, focus, observations)) for a in situation.real_contenders]
     reasons = sorted(reasons, key=lambda pair: not pair[1])[:most]  # those with a reason first
     without = [as_verb(action) for action, reason in reasons if not reason]
@@ -114,11 +116,21 @@ def _conclusion(situation: Situation, focus: list[str], most: int) -> list[str]:
     return [*weighed, f"{rather} {as_verb(situation.step['action'])}."]
 
 
+def _said_of_many(situation: Situation) -> set[str]:
+    """Return what several actions of the state led to, which does not tell states apart, as "Too low." does not."""
+    led_to: dict[str, set[str]] = defaultdict(set)
+    for alternative in situation.step.get("alternatives") or []:
+        if alternative.get("outcome"):
+            led_to[alternative["outcome"]["observation"]].add(canonical(alternative["action"]))
+    return {observation for observation, actions in led_to.items() if len(actions) > 1}
+
+
 def _reason(alternative: dict, focus: list[str], observations: set[str]) -> str:
     """Return the reason against a contender that its outcome supports; "" where there is none.
 
     Args:
         focus: The things in the task that the expert's action names.
+        observations: The earlier observations that tell states apart.
     """
     outcome = alternative["outcome"]
     if outcome.get("done"):
@@ -135,7 +147,7 @@ def as_verb(action: str) -> str:
 
 
 def gist(outcome: dict) -> str:
-    """Return the gist of an outcome: the first clause of its observation, up to the first part marked as unknown."""
+    """Return the gist of an outcome, or of a step: the first clause of its observation, up to the first part marked as unknown."""
     text = outcome["observation"]
     start = min((part[0] for part in outcome.get("unknown") or []), default=len(text))
     first = re.split(r"(?<=[.!?])\s|\n|:(?!\S)", text[:start].strip(), maxsplit=1)[0]
