@@ -168,7 +168,9 @@ class ReflectSettings(Checked):
     @property
     def weighs(self) -> bool:
         """Whether a reflection weighs contenders."""
-        return self.rationale in ("model", "search") or (self.rationale in ("outcome", "environment") and self.weigh > 0)
+        return self.rationale in ("model", "search") or (
+            self.rationale in ("outcome", "environment") and self.weigh > 0
+        )
 
     @property
     def needs_contenders(self) -> bool:

@@ -1,12 +1,18 @@
-"""Draw reflections of several sources to be read blind, and tabulate what the reader found.
+"""Draw reflections of several sources to be read blind, and tabulate what the reader noted.
 
-    python blind.py draw 25 STYLE rollout.jsonl rule=sr-here.jsonl exchanged=sr-here-permuted.jsonl ... > sheet.tsv
-    python blind.py table sheet.tsv read.tsv
+    python blind.py draw 31 STYLE rollout.jsonl rule=sr-here.jsonl exchanged=sr-here-permuted.jsonl ... > sheet.tsv
+    python blind.py table sheet.tsv reading-reactions.tsv
 
-The sheet has the drawn reflections in random order, each with its state and with what was executed there, and no word on
-its source, which stands in the last column of the sheet alone: hide it (`cut -f1-6`). The reader adds a line a
-reflection: number, claims (true, false or none), reason (follows or not), leads (to the action or not), leak (yes or
-no), remark. All outcomes of the sheet are those of ROLLOUT, whatever the writer was told.
+The sheet has the drawn reflections in random order, each with its state and what was executed there, whatever its
+writer was told. The source stands in the last column alone, which the reader cuts off (`cut -f1-6`). The reader notes
+the number of each reflection and
+
+- claims: true, or false if any claim about an action of this state is;
+- reason: goal, if an outcome is named that is what the task asks for; against, if all other outcomes that are named are
+  ash, or nothing; none, if what is named does not speak for the choice;
+- leads: whether it ends in the action;
+- leak: whether it has words of the training set-up;
+- a remark.
 """
 
 from __future__ import annotations
@@ -33,7 +39,9 @@ def sheet(number: int, style_name: str, rollout: str, sources: dict[str, str]) -
             trajectory = trajectories[example["group"]]
             i = int(example["id"].removeprefix(f"{trajectory['id']}/").split("/")[0])
             answer = style.parse(example["completion"][-1]["content"])
-            rows.append([trajectory["instruction"], *_state(trajectory, i), answer.thought or "", answer.action or "", source])
+            rows.append(
+                [trajectory["instruction"], *_state(trajectory, i), answer.thought or "", answer.action or "", source]
+            )
     rng.shuffle(rows)
     return [[str(n), *row] for n, row in enumerate(rows, 1)]
 
@@ -44,7 +52,9 @@ def _state(trajectory: dict, i: int) -> tuple[str, str]:
     executed = {a["action"]: a["outcome"] for a in steps[-1].get("alternatives") or [] if a.get("outcome")}
     executed[steps[-1]["action"]] = expert_outcome(trajectory, i)
     path = " > ".join(step["observation"] for step in steps)
-    return path, "; ".join(f"{action}: {outcome['observation']}" for action, outcome in sorted(executed.items()) if outcome)
+    return path, "; ".join(
+        f"{action}: {outcome['observation']}" for action, outcome in sorted(executed.items()) if outcome
+    )
 
 
 def table(sheet_file: str, read_file: str) -> None:
@@ -56,7 +66,9 @@ def table(sheet_file: str, read_file: str) -> None:
         header = next(rows).rstrip("\n").split("\t")
         for row in rows:
             cells = dict(zip(header, row.rstrip("\n").split("\t")))
-            found[sources[cells["number"]]].update(["read", *(f"{k}: {cells[k]}" for k in ("claims", "reason", "leads", "leak"))])
+            found[sources[cells["number"]]].update(
+                ["read", *(f"{k}: {cells[k]}" for k in ("claims", "reason", "leads", "leak"))]
+            )
     names = sorted({name for counts in found.values() for name in counts})
     print("\t".join(["source", *names]))
     for source, counts in found.items():

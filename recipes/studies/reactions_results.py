@@ -93,7 +93,9 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", help="the rows to show, the first one to compare with; by default all")
     parser.add_argument("--only", choices=KINDS, help="compare on the tasks of this kind alone")
     parser.add_argument("--new", action="store_true", help="only tasks whose goal no demonstration had")
-    parser.add_argument("--new-starts", action="store_true", help="only tasks that begin where no demonstration ever was")
+    parser.add_argument(
+        "--new-starts", action="store_true", help="only tasks that begin where no demonstration ever was"
+    )
     args = parser.parse_args()
     for study in args.studies:
         show(study, args.rows, args.only, args.new, args.new_starts)
@@ -104,7 +106,9 @@ def show(study: Path, rows: list[str] | None, only: str | None, new_goals: bool,
     kinds = kinds_of(study)
     demonstrations = list(read([str(study / "expert.jsonl")], "trajectory"))
     goals = {trajectory["instruction"] for trajectory in demonstrations} if new_goals else set()
-    places = {step["observation"] for trajectory in demonstrations for step in trajectory["steps"]} if new_starts else set()
+    places = (
+        {step["observation"] for trajectory in demonstrations for step in trajectory["steps"]} if new_starts else set()
+    )
     edges = edges_of(read([str(study / "rollout.jsonl")], "trajectory"), True)
     runs = runs_of(study, kinds, rows)
     if new_goals or new_starts:

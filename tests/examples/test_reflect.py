@@ -292,7 +292,9 @@ def test_compose_words():
         assert compose(s, 1) == "", "who guesses does not know the end"
     (s,) = situations(trajectory({**guess, "observation": "Guess: crane or house."}, success=True))
     assert compose(s) == 'If I guess crane, I expect "The end". Rather than guess house, I guess crane.'
-    (s,) = situations(trajectory(step("Page 1. Buy", "click[Buy]", alternative("click[Next >]", "Page 2")), instruction=""))
+    (s,) = situations(
+        trajectory(step("Page 1. Buy", "click[Buy]", alternative("click[Next >]", "Page 2")), instruction="")
+    )
     assert compose(s) == 'If I do `click[Buy]`, I expect "The end". Rather than do `click[Next >]`, I do `click[Buy]`.'
 
 

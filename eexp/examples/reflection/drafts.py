@@ -67,7 +67,9 @@ class Draft:
             self.text, reason = outcomes.thought(self.situation, settings.ahead, settings.per_alternative)
             self.author = RULES[settings.rationale]
             # The reason is the state's, and the number that of reflections.
-            self.left_out = reason.replace("state[s]", "contender[s] in a state") if settings.per_alternative else reason
+            self.left_out = (
+                reason.replace("state[s]", "contender[s] in a state") if settings.per_alternative else reason
+            )
             return
         if settings.per_alternative and not self.situation.real_contenders:
             self.left_out = NOT_WEIGHED

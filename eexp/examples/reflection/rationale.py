@@ -147,7 +147,7 @@ def as_verb(action: str) -> str:
 
 
 def gist(outcome: dict) -> str:
-    """Return the gist of an outcome, or of a step: the first clause of its observation, up to the first part marked as unknown."""
+    """Return the first clause of an outcome's observation, or a step's, up to the first part marked as unknown."""
     text = outcome["observation"]
     start = min((part[0] for part in outcome.get("unknown") or []), default=len(text))
     first = re.split(r"(?<=[.!?])\s|\n|:(?!\S)", text[:start].strip(), maxsplit=1)[0]
