@@ -53,13 +53,16 @@ def _contenders(trajectory: dict, i: int) -> list[dict]:
     return [o for o in executed if not o["success"] and o["observation"] != _followed_by(trajectory, i)]
 
 
-def test_every_step_with_an_executed_alternative_gets_a_reflection(imported):
+def test_every_step_with_an_executed_alternative_gets_a_reflection_or_is_counted(imported):
     file, _ = imported
     executed = read(file)
-    reflections = {r["id"]: r for r in run("reflect", "--rationale", "outcome", file).ok().records}
+    result = run("reflect", "--rationale", "outcome", file).ok()
+    reflections = {r["id"]: r for r in result.records}
     steps = {f"{t['id']}/{i}/reflection": (t, i) for t in executed for i in range(len(t["steps"]))}
     expected = {name for name, (t, i) in steps.items() if _contenders(t, i)}
-    assert expected <= set(reflections) <= set(steps)
+    declined = expected - set(reflections)
+    assert f"{len(declined)} states of which the record says nothing" in result.err and len(declined) < 0.1 * len(steps)
+    assert set(reflections) <= set(steps)
     assert len(expected) > 0.9 * len(steps), "hardly a step is without an alternative worth weighing"
     for name, reflection in reflections.items():
         (completion,) = reflection["completion"]
