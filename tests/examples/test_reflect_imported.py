@@ -61,7 +61,7 @@ def test_every_step_with_an_executed_alternative_gets_a_reflection_or_is_counted
     steps = {f"{t['id']}/{i}/reflection": (t, i) for t in executed for i in range(len(t["steps"]))}
     expected = {name for name, (t, i) in steps.items() if _contenders(t, i)}
     declined = expected - set(reflections)
-    assert f"{len(declined)} states of which the record says nothing" in result.err and len(declined) < 0.1 * len(steps)
+    assert f"{len(declined)} states of which the record says nothing" in result.err and len(declined) < 0.2 * len(steps)
     assert set(reflections) <= set(steps)
     assert len(expected) > 0.9 * len(steps), "hardly a step is without an alternative worth weighing"
     for name, reflection in reflections.items():
