@@ -232,3 +232,19 @@ $(OUT)/%.act.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
 
 $(OUT)/%.think.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
 	eexp eval --panel $(OUT)/panel.jsonl -m $< --think always $(EVAL) --resume -o $@.part && mv $@.part $@
+
+# Trained agents elsewhere, such as $(OUT)/0/il.act.noisy.jsonl: a tenth of the words of observations left out (noisy), or
+# a fifth of the table drawn again (shifted).
+$(OUT)/panel.shifted.jsonl: $(OUT)/expert.jsonl $(call given,ENV PANEL_TASKS)
+	eexp panel '$(ENV)&shift=0.2' --split test -n $(PANEL_TASKS) --apart-from $< -q -o $@
+
+# $(call elsewhere,PLAY,HOW)
+define elsewhere
+$(OUT)/%.$1.noisy.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
+	eexp eval 'noisy:0.1:$(ENV)' --panel $(OUT)/panel.jsonl -m $$< --think $2 $(EVAL) --resume -o $$@.part && mv $$@.part $$@
+
+$(OUT)/%.$1.shifted.jsonl: $(OUT)/%.gguf $(OUT)/panel.shifted.jsonl
+	eexp eval --panel $(OUT)/panel.shifted.jsonl -m $$< --think $2 $(EVAL) --resume -o $$@.part && mv $$@.part $$@
+endef
+$(eval $(call elsewhere,act,never))
+$(eval $(call elsewhere,think,always))
