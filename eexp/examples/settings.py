@@ -143,10 +143,8 @@ class ReflectSettings(Checked):
     ahead: int = option(2, type=Whole(1)).help(
         "With --rationale search: how many actions a thought looks ahead at most."
     )
-    per_alternative: bool = option(
-        False,
-        is_flag=True,
-        help="Write one reflection for every contender, which weighs that one alone, instead of one for every state.",
+    per_alternative: bool = option(False, is_flag=True).help(
+        "Write one reflection for every contender, which weighs that one alone, instead of one for every state."
     )
     pool: str | None = POOL.field()
     first: int | None = first(1).field()
