@@ -399,6 +399,7 @@ NO_EFFECT = {
     "--resume": "the final bytes are those of an undisturbed run, which test_resume.py and kills.py hold",
     "finetune --load-in-4bit": "needs bitsandbytes, which `make install` leaves out; test_finetune.py has it",
     "finetune --report-to": "sends the curves elsewhere as well, with the time of day",
+    "--on": "the bytes of --on ray are those of local workers, which tests/workers/test_ray.py holds",
     "view --follow": "serves the page instead of writing it; tests/viewer has it",
     "view --diff": "serves the page instead of writing it; tests/viewer has it",
     "view --port": "serves the page instead of writing it",
