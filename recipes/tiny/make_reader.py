@@ -1,0 +1,478 @@
+"""Make a base that reads: asked about what stands in a history, it answers, whatever the names in it.
+
+The model is a Llama of about two million parameters. Every name of a room, a place or a thing is one token, and the row
+of a name in the embedding is never trained: rows are drawn anew for every update, from one distribution, and the names
+of `house` get theirs from it at the end. So there is nothing that it could know about a name, and what it learns to do with
+the names of one text, it can do with all others.
+
+    OMP_NUM_THREADS=1 python recipes/tiny/make_reader.py -o bases/reader
+
+It begins with a circuit that repeats what it reads (`small_model.start_with_reading`). Its texts are histories of
+imagined houses (`reading.imagine`), in which what is observed does not depend on the action before it, with many questions after each
+observation. The questions of one history are computed beside each other: each sees the history up to its observation, and no
+other question. Short histories come first.
+
+The exam is in histories of `house` itself, of which none is trained on. A run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from reading import HOUSE_NAMES, STYLE, Branch, History, imagine, remember
+from reading_start import CONST, HEADS, LEVEL, NAME, NORM, OWN, SIZE, THETA, WIDTH, start_to_read
+from small_model import CHAT_TEMPLATE, INITIAL, SPECIAL, WORDS, arguments, save
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import rotate_half
+
+from eexp.envs.worlds import house
+from eexp.examples.reflection import rationale
+
+#: How llama.cpp's "llama-bpe" splits a text into words; a word of the vocabulary is one token.
+WORD = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+INVENTED = 320  # names to learn reading with
+TEXTS = 64  # histories that are made at once
+
+
+def invented(rng: random.Random, number: int) -> list[str]:
+    """Return different names of two or three syllables."""
+    names: dict[str, None] = {}
+    while len(names) < number:
+        syllables = (
+            rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") + rng.choice(["", "", "l", "m", "n", "r", "s"])
+            for _ in range(rng.choice([2, 2, 3]))
+        )
+        names["".join(syllables)] = None
+    return [name for name in names if name not in HOUSE_NAMES]
+
+
+def make_vocabulary(names: Sequence[str], context: int) -> PreTrainedTokenizerFast:
+    """Make a tokenizer with whole words: those of prompts, questions and thoughts, and the names."""
+    splitting = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    counts: Counter = Counter()
+    rng = random.Random(0)
+    texts = []
+    for n in range(300):
+        for turn in imagine(rng, names, rng.random(), 8, 6).turns:
+            texts += [turn.observation, STYLE.answer(turn.action).text]
+            texts += [f"{turn.observation}{b.asked}" for b in turn.branches] + [b.begun + b.answer for b in turn.branches]
+    predicting = STYLE.predicting
+    texts += [STYLE.acting.system, f"{predicting.open}.{predicting.close}", f"\n{predicting.request}", STYLE.answer("look", "So.").text]
+    texts += ["Task: Bring it. Think.\n", "Question: Say: it", *_sentences(Path(house.__file__)), *_sentences(Path(rationale.__file__))]
+    for text in texts:
+        counts.update(piece for piece, _ in splitting.pre_tokenize_str(text))
+    marked = {f"Ġ{name}" for name in names}
+    pieces = {piece for piece in counts if piece.strip("Ġ") not in names}
+    pieces |= {f"Ġ{form}" for word in WORDS if word.isalpha() for form in (word, word.capitalize()) if word not in names}
+    pieces = {piece for piece in pieces if piece not in marked and len(piece) > 1}
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *alphabet, *sorted(pieces), *(f"Ġ{n}" for n in names)])}
+    bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    bpe.pre_tokenizer, bpe.decoder = splitting, decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=SPECIAL[2:],
+        model_max_length=context,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _sentences(source: Path) -> list[str]:
+    """Return the words of the texts in a Python file, each after a blank; names in braces are left out."""
+    quoted = re.findall(r'"([^"\n]*)"', source.read_text().partition("class ")[2] or source.read_text())
+    plain = [re.sub(r"\{[^}]*\}", "", text) for text in quoted]
+    return [f" {text}" for text in plain if " " in text.strip()]
+
+
+# -- rows of tokens -----------------------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """A history with its questions, as tokens.
+
+    Attributes:
+        ids, weights: Tokens, and the weight of each in the loss.
+        part: 0 in the history, and the number of the question elsewhere.
+        sees: The number of tokens of the history that a question sees.
+        answers: Kind of each answer, and its first and its last token.
+    """
+
+    ids: np.ndarray
+    weights: np.ndarray
+    part: np.ndarray
+    sees: np.ndarray
+    answers: list[tuple[str, int, int]]
+
+
+class Encoder:
+    """Makes rows of histories; the tokens of a history begin with those of the prompt at play."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, rng: random.Random, other: float):
+        self._encode, self._rng, self._other = tokenizer, rng, other
+        names = {*tokenizer.get_vocab()}
+        self._words = [w for w in WORDS if f"Ġ{w}" in names]
+        predicting = STYLE.predicting
+        self._open, self._close = predicting.open, predicting.close
+
+    def rows(self, histories: Sequence[History], drills: bool = True) -> list[Row]:
+        texts: list[str] = []
+        plans = []
+        for history in histories:
+            trunk, branches = [f"<|system|>{STYLE.acting.system}<|end|>"], []
+            for n, turn in enumerate(history.turns):
+                label = "" if n else f"{STYLE.acting.task_label} {history.instruction}\n"
+                assert turn.observation.endswith(".")
+                trunk.append(f"<|user|>{label}{turn.observation[:-1]}")
+                added = self._drills(turn.observation, history) if drills else []
+                branches += [(len(trunk), b) for b in [*turn.branches, *added]]
+                trunk.append(".<|end|>")
+                if turn.action:
+                    trunk.append(f"<|assistant|>{STYLE.answer(turn.action).text}<|end|>")
+            start = len(texts)
+            texts += trunk
+            for _, b in branches:
+                texts += [f".{b.asked}<|end|><|assistant|>{b.begun}", f"{b.answer}<|end|>"]
+            plans.append((start, len(trunk), branches))
+        encoded = self._encode(texts, add_special_tokens=False)["input_ids"]
+        return [self._row(encoded, *plan) for plan in plans]
+
+    def _drills(self, observation: str, history: History) -> list[Branch]:
+        """Return, sometimes, a request to repeat words or what was observed."""
+        rng = self._rng
+        if rng.random() < 0.06:
+            nouns = history.instruction.rstrip(".").split() + observation.replace(",", "").replace(".", "").split()
+            words = " ".join(rng.choice(self._words if rng.random() < 0.7 else nouns) for _ in range(rng.randint(2, 10)))
+            return [Branch("say", f"\nQuestion: Say: {words}", "Answer:", f" {words}")]
+        if rng.random() < 0.02:
+            begun, rest = self._open.split("\n")[0], f"\n{observation}{self._close}"
+            return [Branch("say", "\nQuestion: Say this again.", begun[:-1], begun[-1] + rest)]
+        return []
+
+    def _row(self, encoded: list[list[int]], start: int, length: int, branches: list[tuple[int, Branch]]) -> Row:
+        ids, ends = [], [0]
+        for piece in encoded[start : start + length]:
+            ids += piece
+            ends.append(len(ids))
+        part, sees = [0] * len(ids), list(range(1, len(ids) + 1))
+        weights = [self._other * (self._rng.random() < 0.25) for _ in ids]
+        answers = []
+        for n, (at, branch) in enumerate(branches):
+            asked, answer = encoded[start + length + 2 * n], encoded[start + length + 2 * n + 1]
+            ids += asked + answer
+            weights += [0.0] * len(asked) + [1.0] * len(answer)
+            part += [n + 1] * (len(asked) + len(answer))
+            sees += [ends[at]] * (len(asked) + len(answer))
+            answers.append((branch.kind, len(ids) - len(answer), len(ids)))
+        return Row(*(np.array(a) for a in (ids, weights, part, sees)), answers)
+
+
+class Layout:
+    """The tokens of a batch in one list, those of the histories first, and where attention finds them.
+
+    Attributes:
+        ids, positions, targets, weights: Of each token: its number, its place in the text, the next one, the weight of that.
+        answers: Kind of each answer, and where it begins and ends in the list.
+    """
+
+    def __init__(self, batch: Sequence[Row]):
+        self.ids, self.positions, self.targets, self.weights = ([] for _ in range(4))
+        self.answers: list[tuple[str, int, int]] = []
+        histories, questions, self._history_of, sees = [], [], [], []
+        for row in batch:
+            histories.append(self._add(row, 0, 0))
+        for n, row in enumerate(batch):
+            for part, (kind, start, end) in enumerate(row.answers, 1):
+                first = int(np.searchsorted(row.part, part))
+                at = self._add(row, part, int(row.sees[first]))
+                self.answers.append((kind, at[0] + start - first, at[0] + end - first))
+                questions.append(at)
+                self._history_of.append(n)
+                sees.append(int(row.sees[first]))
+        self.ids, self.positions, self.targets = (torch.tensor(a) for a in (self.ids, self.positions, self.targets))
+        self.weights = torch.tensor(self.weights, dtype=torch.float32)
+        self._histories, shown = _padded(histories)
+        self._in_history = shown
+        width = shown.shape[1]
+        self._history_mask = _barred(torch.ones(width, width).tril().bool()[None] & shown[:, None])
+        self._questions, asked = _padded(questions) if questions else (None, None)
+        if questions:
+            self._in_question = asked
+            length = asked.shape[1]
+            past = (torch.arange(width)[None] < torch.tensor(sees)[:, None])[:, None].expand(-1, length, -1)
+            own = torch.ones(length, length).tril().bool()[None].expand(len(questions), -1, -1)
+            self._question_mask = _barred(torch.cat([past, own], 2))
+            self._history_of = torch.tensor(self._history_of)
+
+    def _add(self, row: Row, part: int, sees: int) -> tuple[int, int]:
+        start, (first, end) = len(self.ids), np.searchsorted(row.part, [part, part + 1])
+        self.ids += row.ids[first:end].tolist()
+        self.positions += range(sees, sees + end - first)
+        self.targets += [*row.ids[first + 1 : end].tolist(), 0]
+        self.weights += [*row.weights[first + 1 : end].tolist(), 0.0]
+        return start, len(self.ids)
+
+    def hidden(self, model: LlamaForCausalLM) -> torch.Tensor:
+        """Return the last hidden state of each token: what the model computes where each question sees its history alone."""
+        x = model.model.embed_tokens(self.ids)
+        cos, sin = (a[0, :, None] for a in model.model.rotary_emb(x[None], self.positions[None]))
+        for layer in model.model.layers:
+            attention, h = layer.self_attn, layer.input_layernorm(x)
+            shape = len(x), -1, attention.head_dim
+            q, k, v = (p(h).view(shape) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+            q, k = q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+            history = [_gathered(a, self._histories) for a in (q, k, v)]
+            out = [_attend(*history, self._history_mask).transpose(1, 2)[self._in_history]]
+            if self._questions is not None:
+                question = [_gathered(a, self._questions) for a in (q, k, v)]
+                keys, values = (
+                    torch.cat([past.index_select(0, self._history_of), own], 2)
+                    for past, own in zip(history[1:], question[1:])
+                )
+                out.append(_attend(question[0], keys, values, self._question_mask).transpose(1, 2)[self._in_question])
+            x = x + attention.o_proj(torch.cat(out).flatten(1))
+            x = x + layer.mlp(layer.post_attention_layernorm(x))
+        return model.model.norm(x)
+
+
+def _padded(pieces: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the indices of pieces of a list, row by row, and which of them are no padding."""
+    starts, ends = torch.tensor(pieces).T
+    columns = torch.arange(int((ends - starts).max()))[None]
+    inside = columns < (ends - starts)[:, None]
+    return torch.where(inside, starts[:, None] + columns, starts[:, None]), inside
+
+
+def _barred(sees: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(sees.shape).masked_fill(~sees, -1e9)[:, None]
+
+
+def _gathered(values: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """Return (rows, heads, columns, dimensions) of (tokens, heads, dimensions)."""
+    return values.index_select(0, at.flatten()).view(*at.shape, *values.shape[1:]).transpose(1, 2)
+
+
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5 + mask
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def batched(rows: list[Row], tokens: int, rng: random.Random) -> list[list[Row]]:
+    """Return batches of rows of similar length, up to `tokens` tokens with padding, in any order."""
+    batches, batch = [], []
+    for row in sorted(rows, key=lambda row: len(row.ids) * rng.uniform(0.9, 1.1)):
+        if batch and max(len(row.ids), len(batch[-1].ids)) * (len(batch) + 1) > tokens:
+            batches.append(batch)
+            batch = []
+        batch.append(row)
+    batches.append(batch)
+    rng.shuffle(batches)
+    return batches
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+class Names:
+    """The rows of names in the embedding: drawn, not trained."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, invented_names: Sequence[str]):
+        vocabulary = tokenizer.get_vocab()
+        self.invented = torch.tensor([vocabulary[f"Ġ{name}"] for name in invented_names])
+        self.house = torch.tensor([vocabulary[f"Ġ{name}"] for name in HOUSE_NAMES])
+
+    @torch.no_grad()
+    def draw(self, model: LlamaForCausalLM, which: torch.Tensor, apart: bool = False) -> None:
+        """Draw new rows; `apart` moves them away from each other."""
+        weight = model.model.embed_tokens.weight
+        rows = torch.randn(len(which), OWN.stop - OWN.start)
+        if apart:
+            rows = _spread(rows)
+        weight[which] = 0
+        weight[which[:, None], torch.arange(OWN.start, OWN.stop)] = NORM * rows / rows.norm(dim=1, keepdim=True)
+        weight[which, CONST] = weight[which, NAME] = LEVEL
+
+
+def _spread(rows: torch.Tensor) -> torch.Tensor:
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    for _ in range(200):
+        products = rows @ rows.T - torch.eye(len(rows))
+        rows = rows - 0.05 * products.pow(3) @ rows * 10
+        rows = rows / rows.norm(dim=1, keepdim=True)
+    return rows
+
+
+# -- training -----------------------------------------------------------------------------------------------------------
+
+
+def losses_of(model: LlamaForCausalLM, batch: Sequence[Row], unused: torch.Tensor, bf16: bool) -> tuple[torch.Tensor, ...]:
+    """Return the losses and the weights of all tokens that have a weight, and whether each is the likeliest.
+
+    unused: Tokens that are no possible answer.
+    """
+    layout = Layout(batch)
+    chosen = layout.weights > 0
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = model.lm_head(layout.hidden(model)[chosen]).float()
+    logits[:, unused] = -1e9
+    targets = layout.targets[chosen]
+    return cross_entropy(logits, targets, reduction="none"), layout.weights[chosen], logits.argmax(-1) == targets
+
+
+@torch.no_grad()
+def examine(model: LlamaForCausalLM, rows: list[Row], tokens: int, unused: torch.Tensor) -> dict[str, tuple[int, int]]:
+    """Return how many answers are right to the last word, and how many there are, by kind."""
+    right, total = Counter(), Counter()
+    for batch in batched(rows, tokens, random.Random(0)):
+        layout = Layout(batch)
+        hidden = layout.hidden(model)
+        for kind, start, end in layout.answers:
+            logits = model.lm_head(hidden[start - 1 : end - 1])
+            logits[:, unused] = -1e9
+            total[kind] += 1
+            right[kind] += bool((logits.argmax(-1) == layout.ids[start:end]).all())
+    return {kind: (right[kind], total[kind]) for kind in sorted(total)}
+
+
+def shown(counts: dict[str, tuple[int, int]]) -> str:
+    right, total = (sum(values) for values in zip(*counts.values()))
+    each = " | ".join(f"{kind} {100 * r / n:.0f}" for kind, (r, n) in counts.items())
+    return f"{100 * right / total:.2f} % of {total} | {each}"
+
+
+class Curriculum:
+    """Which histories come when: short ones in small houses first."""
+
+    def __init__(self, names: Sequence[str], rng: random.Random):
+        self._names, self._rng = names, rng
+
+    def history(self, progress: float) -> History:
+        rng = self._rng
+        size = min(1.0, 0.1 + 2.5 * progress) * rng.uniform(0.3, 1.0)
+        longest = 1 + round(24 * min(1.0, max(0.0, progress - 0.05) / 0.5))
+        turns = round(longest * rng.random() ** 1.7)
+        return imagine(rng, self._names, size, turns, 14 / (1 + 0.35 * turns) + 1)
+
+
+def exams(encoder: Encoder, names: Sequence[str], seed: int, number: int) -> dict[str, list[Row]]:
+    """Return rows to ask about: histories of `house`, short and long, and of imagined houses."""
+    rng = random.Random(f"exam/{seed}")
+    houses = [remember(rng.randrange(10**5), rng, rng.choice([0, 1, 2, 4, 8, 14, 22]), 14, last=True) for _ in range(number)]
+    scenes = [imagine(rng, names, rng.random(), rng.choice([0, 1, 2, 4, 8, 14, 22]), 2) for _ in range(number // 2)]
+    return {"house": encoder.rows(houses, drills=False), "imagined": encoder.rows(scenes, drills=False)}
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "", episodes=0, context=2048)
+    parser.add_argument("--updates", type=int, default=6000)
+    parser.add_argument("--decay", type=float, default=0.25, help="share of the updates in which the learning rate falls to 0")
+    parser.add_argument("--examine", type=int, default=250, help="updates between two exams")
+    parser.add_argument("--examined", type=int, default=60, help="histories of an exam")
+    parser.add_argument("--base", type=Path, help="begin with these weights, of a run with other settings")
+    parser.add_argument("--from-progress", type=float, default=0.0, help="where in the curriculum to begin")
+    parser.set_defaults(layers=5, mlp=256, tokens_per_batch=1200, lr=1e-3)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    names = invented(random.Random(0), INVENTED)
+    tokenizer = make_vocabulary([*HOUSE_NAMES, *names], args.context)
+    torch.manual_seed(args.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=args.mlp,
+        num_hidden_layers=args.layers,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        head_dim=SIZE,
+        max_position_embeddings=args.context,
+        rope_parameters={"rope_type": "default", "rope_theta": THETA},
+        tie_word_embeddings=True,
+        initializer_range=INITIAL,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    start_to_read(model, tokenizer)
+    rows_of = Names(tokenizer, names)
+    rows_of.draw(model, rows_of.house, apart=True)
+    rows_of.draw(model, rows_of.invented)
+    if args.base:
+        model.load_state_dict(torch.load(args.base)["model"])
+    untrained = torch.cat([rows_of.house, rows_of.invented])
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
+    encoder, curriculum = Encoder(tokenizer, rng, args.other_weight), Curriculum(names, rng)
+    exam = exams(encoder, names, 0, args.examined)
+    unseen = {"house": rows_of.invented, "imagined": rows_of.house}
+    matrices = [p for n, p in model.named_parameters() if p.dim() > 1 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.dim() < 2 or "embed" in n]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=args.lr,
+        betas=(0.9, 0.98),
+    )
+    step, checkpoint = 0, Path(f"{args.output}.pt")
+    if checkpoint.exists():
+        state = torch.load(checkpoint)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+        rng.seed(f"{args.seed}/{step}")
+    started, seen, mean, correct = time.time(), 0, 0.0, 0.0
+    pool: list[list[Row]] = []
+    while step < args.updates:
+        progress = args.from_progress + (1 - args.from_progress) * step / args.updates
+        if not pool:
+            rows = encoder.rows([curriculum.history(progress) for _ in range(TEXTS)])
+            pool = batched(rows, args.tokens_per_batch, rng)
+        step += 1
+        rate = min(1.0, step / 100, (1 - step / args.updates) / args.decay + 0.01)
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * rate
+        batch = pool.pop()
+        rows_of.draw(model, rows_of.invented)
+        losses, weights, right = losses_of(model, batch, rows_of.house, args.bf16)
+        ((losses * weights).sum() / weights.sum()).backward()
+        model.model.embed_tokens.weight.grad[untrained] = 0
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seen += sum(len(row.ids) for row in batch)
+        answers = weights == 1
+        mean += (losses[answers].mean().item() - mean) * (0.02 if step > 50 else 1.0)
+        correct += (right[answers].float().mean().item() - correct) * (0.02 if step > 50 else 1.0)
+        if step % 50 == 0:
+            print(
+                f"{step} loss {mean:.3f} words {100 * correct:.1f} % {seen / (time.time() - started):,.0f} tokens/s",
+                flush=True,
+            )
+        if step % args.examine == 0 or step == args.updates:
+            for kind, asked in exam.items():
+                print(f"  {kind}: {shown(examine(model, asked, args.tokens_per_batch, unseen[kind]))}", flush=True)
+            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, checkpoint)
+    rows_of.draw(model, rows_of.invented, apart=False)
+    save(model, tokenizer, args.output, vars(args))
+
+
+if __name__ == "__main__":
+    main()

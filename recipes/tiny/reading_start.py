@@ -1,0 +1,155 @@
+"""Set the weights of a new model so that it can look up what it has read, before any training.
+
+Models of this size do not find these lookups by themselves in an affordable time (`small_model.start_with_reading` has one
+of them). Each is a head that is built, and trained further with all other weights. The dimensions of the residual
+stream are divided among what a position knows:
+
+    own        the token itself; a first dimension is the same for all tokens, and a last one marks names
+    before     the token before
+    second     32 projections of the token two before
+    third      whether the token three before is one of a few words
+    asked      32 projections of the last name so far: in a question, the name that is asked about
+    room       20 projections of the name after the last "are in the"
+    place      what the built lookups of names find
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+WIDTH, SIZE, HEADS = 208, 64, 4  # of the model, of a head, and heads in a layer
+OWN, CONST, NAME = slice(1, 48), 0, 48
+BEFORE, SECOND, THIRD, ASKED, ROOM, PLACE = (
+    slice(a, b) for a, b in itertools.pairwise([49, 96, 128, 132, 164, 184, 208])
+)
+THIRD_WORDS = ("Ġare", "Ġtake", "Ġhold", "Ġput")
+NORM = 0.68  # of a token's row
+LEVEL = 0.24  # of the dimensions that are the same for all tokens, or for all names
+THETA = 1e6  # base of the rotations: half of them hardly turn within a text
+RECENT = 14  # the fast rotations, of which a preference for near tokens is made
+FLAG = 15  # a slow one, for marks
+SLOW = [*range(16, 32), *range(48, 64)]  # dimensions of a head that compare names: 32
+
+
+def _recency(turns: np.ndarray) -> np.ndarray:
+    """Return weights of rotations whose sum falls with the logarithm of the distance."""
+    distances = np.unique(np.geomspace(1, 1200, 400).round())
+    waves = np.cos(np.outer(distances, turns))
+    wanted = -np.log(1 + distances / 2)
+    columns = np.hstack([waves, np.ones((len(distances), 1)), -np.ones((len(distances), 1))])
+    return nnls(columns, wanted)[0][: len(turns)]
+
+
+class Builder:
+    """Sets heads of a model, in place."""
+
+    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast):
+        assert model.config.hidden_size == WIDTH and model.config.head_dim == SIZE
+        assert model.config.num_attention_heads == model.config.num_key_value_heads == HEADS
+        self.layers = model.model.layers
+        self.turns = model.model.rotary_emb.inv_freq.clone()
+        self.rows = model.model.embed_tokens.weight
+        vocabulary = tokenizer.get_vocab()
+        self.own = {word: self.rows[number, OWN].clone() for word, number in vocabulary.items()}
+        self.names = torch.linalg.qr(torch.randn(47, 32))[0].T  # 32 projections of a token
+        self.rooms = torch.linalg.qr(torch.randn(47, 20))[0].T
+        self.words = torch.stack([self.own[word] / self.own[word].norm() for word in THIRD_WORDS])
+        self.recency = torch.tensor(_recency(self.turns[:RECENT].double().numpy()), dtype=torch.float)
+
+    def head(self, layer: int, head: int):
+        attention, rows = self.layers[layer].self_attn, slice(head * SIZE, (head + 1) * SIZE)
+        q, k, v = (p.weight[rows] for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        out = attention.o_proj.weight[:, rows]
+        for weight in (q, k, v, out):
+            weight.zero_()
+        return q, k, v, out
+
+    def neighbour(self, q: torch.Tensor, k: torch.Tensor, back: int, const: float) -> None:
+        """Attend to the token so many before."""
+        near, strength = 10, (8 * 14) ** 0.5 / const
+        turn = self.turns[:near] * back
+        q[:near, CONST] = strength
+        k[:near, CONST] = strength * torch.cos(turn)
+        k[32 : 32 + near, CONST] = strength * torch.sin(turn)
+
+    def recent(self, q: torch.Tensor, k: torch.Tensor, const: float, factor: float) -> None:
+        strength = (8 * factor * self.recency) ** 0.5 / const
+        q[:RECENT, CONST] = strength
+        k[:RECENT, CONST] = strength
+
+    def marked(self, q: torch.Tensor, k: torch.Tensor, dimension: int, const: float, level: float, score: float) -> None:
+        q[FLAG, CONST] = (8 * score) ** 0.5 / const
+        k[FLAG, dimension] = (8 * score) ** 0.5 / level
+
+    def same(self, q: torch.Tensor, k: torch.Tensor, asked: slice, read: slice, level: float, score: float) -> None:
+        """Attend to where `read` has the token that `asked` has."""
+        for weight, part in ((q, asked), (k, read)):
+            projection = torch.eye(32) if part in (SECOND, ASKED) else self.names
+            weight[SLOW, part] = (8 * score) ** 0.5 / (level * (32 / 47) ** 0.5) * projection
+
+
+@torch.no_grad()
+def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Set the weights of a new model, in place."""
+    torch.manual_seed(0)
+    rows = model.model.embed_tokens.weight
+    rows[:, CONST] = rows[:, 48:] = 0
+    rows *= NORM / rows.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    rows[:, CONST] = LEVEL
+    build = Builder(model, tokenizer)
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight *= 0.1
+        layer.self_attn.o_proj.weight *= 0.3
+    scale = WIDTH**0.5
+    # The norm of a row, before the first layer and after it: it divides what a layer reads.
+    first = scale / (NORM**2 + LEVEL**2) ** 0.5
+    later = scale / (2 * NORM**2 + 2 * LEVEL**2 + 2 * NORM**2 * 32 / 47) ** 0.5
+    const, level, const_later, level_later = LEVEL * first, NORM * first, LEVEL * later, NORM * later
+
+    for number, (back, part, read) in enumerate(
+        [(1, BEFORE, torch.eye(47)), (2, SECOND, build.names), (3, THIRD, build.words)]
+    ):
+        q, k, v, out = build.head(0, number)
+        build.neighbour(q, k, back, const)
+        v[: len(read), OWN] = read
+        out[part, : len(read)] = torch.eye(len(read)) / first
+    q, k, v, out = build.head(0, 3)  # the last name
+    build.recent(q, k, const, 16.0)
+    build.marked(q, k, NAME, const, const, 40.0)
+    v[:32, OWN], out[ASKED, :32] = build.names, torch.eye(32) / first
+
+    q, k, v, out = build.head(1, 0)  # the last room: three after "are"
+    build.recent(q, k, const_later, 8.0)
+    build.marked(q, k, THIRD.start, const_later, level_later, 70.0)
+    v[:20, OWN], out[ROOM, :20] = build.rooms, torch.eye(20) / later
+    q, k, v, out = build.head(1, 1)  # the name two after the last mention of what is asked: "X in P"
+    build.same(q, k, ASKED, SECOND, level_later, 40.0)
+    build.recent(q, k, const_later, 3.0)
+    build.marked(q, k, NAME, const_later, const_later, 12.0)
+    v[:24, OWN], out[PLACE, :24] = build.names[:24], torch.eye(24) / later
+    q, k, v, out = build.head(2, 0)  # the last mention of what is asked, and the room there
+    build.same(q, k, ASKED, OWN, level_later, 24.0)
+    build.recent(q, k, const_later, 2.0)
+    v[:, :] = torch.randn(v.shape) * 0.06
+    out[:, :] = torch.randn(out.shape) * 0.03
+    q, k, v, out = build.head(2, 1)  # the same, two later, which leaves out the question itself
+    build.same(q, k, ASKED, SECOND, level_later, 24.0)
+    build.recent(q, k, const_later, 2.0)
+    build.marked(q, k, NAME, const_later, const_later, 8.0)
+    v[:20, ROOM] = torch.eye(20)
+    v[20:, :] = torch.randn(v[20:].shape) * 0.06
+    out[:, :] = torch.randn(out.shape) * 0.03
+    q, k, v, out = build.head(3, 0)  # what followed this token
+    build.same(q, k, OWN, BEFORE, level_later, 24.0)
+    build.recent(q, k, const_later, 2.0)
+    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.05 * torch.eye(47)
+    q, k, v, out = build.head(3, 1)  # what followed the token before, two later
+    build.same(q, k, BEFORE, SECOND, level_later, 24.0)
+    build.recent(q, k, const_later, 2.0)
+    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.05 * torch.eye(47)
+    model.model.norm.weight.fill_(1.0)
