@@ -103,8 +103,8 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
     rows[:, CONST] = LEVEL
     build = Builder(model, tokenizer)
     for layer in model.model.layers:
-        layer.mlp.down_proj.weight *= 0.1
-        layer.self_attn.o_proj.weight *= 0.3
+        layer.mlp.down_proj.weight.zero_()
+        layer.self_attn.o_proj.weight *= 0.02
     scale = WIDTH**0.5
     # The norm of a row, before the first layer and after it: it divides what a layer reads.
     first = scale / (NORM**2 + LEVEL**2) ** 0.5
@@ -136,20 +136,29 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
     build.same(q, k, ASKED, OWN, level_later, 24.0)
     build.recent(q, k, const_later, 2.0)
     v[:, :] = torch.randn(v.shape) * 0.06
-    out[:, :] = torch.randn(out.shape) * 0.03
+    out[:, :] = torch.randn(out.shape) * 0.002
     q, k, v, out = build.head(2, 1)  # the same, two later, which leaves out the question itself
     build.same(q, k, ASKED, SECOND, level_later, 24.0)
     build.recent(q, k, const_later, 2.0)
     build.marked(q, k, NAME, const_later, const_later, 8.0)
     v[:20, ROOM] = torch.eye(20)
     v[20:, :] = torch.randn(v[20:].shape) * 0.06
-    out[:, :] = torch.randn(out.shape) * 0.03
+    out[:, :] = torch.randn(out.shape) * 0.002
     q, k, v, out = build.head(3, 0)  # what followed this token
     build.same(q, k, OWN, BEFORE, level_later, 24.0)
     build.recent(q, k, const_later, 2.0)
-    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.05 * torch.eye(47)
+    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.25 * torch.eye(47)
     q, k, v, out = build.head(3, 1)  # what followed the token before, two later
     build.same(q, k, BEFORE, SECOND, level_later, 24.0)
     build.recent(q, k, const_later, 2.0)
-    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.05 * torch.eye(47)
-    model.model.norm.weight.fill_(1.0)
+    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.25 * torch.eye(47)
+    q, k, v, out = build.head(3, 2)  # the last name itself
+    build.recent(q, k, const_later, 16.0)
+    build.marked(q, k, NAME, const_later, const_later, 40.0)
+    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.1 * torch.eye(47)
+    q, k, v, out = build.head(3, 3)  # the name two after the last mention of what is asked
+    build.same(q, k, ASKED, SECOND, level_later, 40.0)
+    build.recent(q, k, const_later, 3.0)
+    build.marked(q, k, NAME, const_later, const_later, 12.0)
+    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.1 * torch.eye(47)
+    model.model.norm.weight.fill_(2.0)

@@ -1,0 +1,148 @@
+# The paper's methods in `house`, on a base that reads and has seen no action's outcome (recipes/tiny/make_reader.py).
+#
+#   make -f recipes/studies/house.mk BASE=bases/reader OUT=studies/house-reader SEEDS="0 1"
+#   python recipes/studies/house_results.py studies/house-reader
+#
+# All arms train all weights of the base for UPDATES updates of BATCH trajectories.
+#
+#   il             the expert's actions
+#   iwm            world model, then imitation, half of the updates each (matched)
+#   iwm-extra      world model, then imitation, UPDATES each, so twice as many
+#   sr             a thought from executed outcomes before the expert's action, mixed with the expert's actions
+#   recovery       imitation with the policy's own refused actions in the path
+#   recovery-sr    thoughts from executed outcomes on these paths, mixed with their actions
+#
+# Placebos:
+#
+#   sr-permuted    thoughts from outcomes that were exchanged among alternatives of one verb
+#   recovery-sr-permuted   the same on recovered paths
+#
+# Alternatives are what two explorers draw, imitators of one half of the demonstrations each, in the states of the other half.
+# Refused ones stay: world models predict them, and recovery puts them into the path.
+SHELL := /bin/bash -o pipefail
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+HERE := $(dir $(lastword $(MAKEFILE_LIST)))
+BASE ?= bases/reader
+OUT ?= studies/house-reader
+SEEDS ?= 0
+ARMS ?= il sr recovery iwm recovery-sr sr-permuted iwm-extra recovery-sr-permuted
+TRAIN ?= 200
+K ?= 5
+PANEL_TASKS ?= 200
+UPDATES ?= 200
+BATCH ?= 4
+LR ?= 5e-4
+HALF := $(shell echo $$(($(UPDATES) / 2)))
+PYTHON ?= python
+
+export OMP_NUM_THREADS ?= 1
+TRACKED := BASE TRAIN K PANEL_TASKS UPDATES BATCH LR
+include $(HERE)../given.mk
+
+TUNE = --full --batch-trajectories $(BATCH) --lr $(LR)
+PLAYED = $(foreach arm,$(ARMS),$(if $(findstring sr,$(arm)),$(arm).think,$(arm).act))
+
+.PHONY: all
+all: $(foreach played,$(PLAYED),$(SEEDS:%=$(OUT)/%/$(played).jsonl))
+
+# -- demonstrations and experience ---------------------------------------------------------------------------------
+
+$(OUT)/expert.jsonl: $(call given,TRAIN)
+	eexp expert house -n $(TRAIN) -q -o $@
+
+$(OUT)/panel.jsonl: $(OUT)/expert.jsonl $(call given,PANEL_TASKS)
+	eexp panel house --split test -n $(PANEL_TASKS) --apart-from $< -q -o $@
+
+define explorer
+$(OUT)/half-$1.jsonl: $(OUT)/expert.jsonl
+	eexp split --parts 2 --part $1 $$< -q -o $$@
+
+$(OUT)/without-$1.jsonl: $(OUT)/expert.jsonl
+	eexp split --parts 2 --without $1 -q $$< | eexp imitation-data -q -o $$@
+
+$(OUT)/%/explorer-$1/eexp.json: $(OUT)/without-$1.jsonl $(call given,BASE UPDATES BATCH LR)
+	rm -rf $$(@D)
+	eexp finetune -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(HALF) --seed $$* -q $$<
+
+$(OUT)/%/explorer-$1.gguf: $(OUT)/%/explorer-$1/eexp.json
+	eexp export $$(<D) -o $$@
+
+$(OUT)/%/branched-$1.jsonl: $(OUT)/half-$1.jsonl $(OUT)/%/explorer-$1.gguf $(call given,K)
+	eexp branch -k $(K) --no-only-admissible -m $(OUT)/$$*/explorer-$1.gguf --threads 1 --seed $$* -q -o $$@ $$<
+endef
+$(eval $(call explorer,1))
+$(eval $(call explorer,2))
+
+$(OUT)/%/rollout.jsonl: $(OUT)/%/branched-1.jsonl $(OUT)/%/branched-2.jsonl
+	cat $^ | eexp rollout -q -o $@
+
+$(OUT)/%/permuted.jsonl: $(OUT)/%/rollout.jsonl
+	$(PYTHON) $(HERE)placebo.py outcomes $< > $@
+
+$(OUT)/%/recovered.jsonl: $(OUT)/%/rollout.jsonl
+	eexp recover --seed $* -q -o $@ $<
+
+$(OUT)/%/recovered-permuted.jsonl: $(OUT)/%/recovered.jsonl
+	$(PYTHON) $(HERE)placebo.py outcomes $< > $@
+
+# -- examples ------------------------------------------------------------------------------------------------------
+
+$(OUT)/il.jsonl: $(OUT)/expert.jsonl
+	eexp imitation-data -q -o $@ $<
+
+$(OUT)/%/world.jsonl: $(OUT)/%/rollout.jsonl
+	eexp world-model-data --predictable environment --seed $* -q -o $@ $<
+
+$(OUT)/%/recovery.jsonl: $(OUT)/%/recovered.jsonl
+	eexp imitation-data -q -o $@ $<
+
+# $(call thoughts,NAME,RECORDS)
+define thoughts
+$(OUT)/%/$1.jsonl: $(OUT)/%/$2.jsonl
+	eexp reflect --rationale outcome --weigh 1 -q -o $$@ $$<
+endef
+$(eval $(call thoughts,sr,rollout))
+$(eval $(call thoughts,sr-permuted,permuted))
+$(eval $(call thoughts,recovery-sr,recovered))
+$(eval $(call thoughts,recovery-sr-permuted,recovered-permuted))
+
+# -- arms ----------------------------------------------------------------------------------------------------------
+
+# $(call arm,NAME,FILES): one training run on all FILES.
+define arm
+$(OUT)/%/$1/eexp.json: $2 $(call given,BASE UPDATES BATCH LR)
+	rm -rf $$(@D)
+	eexp finetune -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(UPDATES) --seed $$* -q $$(filter %.jsonl,$$^)
+endef
+$(eval $(call arm,il,$(OUT)/il.jsonl))
+$(eval $(call arm,recovery,$(OUT)/%/recovery.jsonl))
+$(eval $(call arm,sr,$(OUT)/%/sr.jsonl $(OUT)/il.jsonl))
+$(eval $(call arm,sr-permuted,$(OUT)/%/sr-permuted.jsonl $(OUT)/il.jsonl))
+$(eval $(call arm,recovery-sr,$(OUT)/%/recovery-sr.jsonl $(OUT)/%/recovery.jsonl))
+$(eval $(call arm,recovery-sr-permuted,$(OUT)/%/recovery-sr-permuted.jsonl $(OUT)/%/recovery.jsonl))
+
+# $(call after,NAME,UPDATES OF EACH): world model, then imitation.
+define after
+$(OUT)/%/$1-world/eexp.json: $(OUT)/%/world.jsonl $(call given,BASE UPDATES BATCH LR)
+	rm -rf $$(@D)
+	eexp finetune -m $(BASE) -o $$(@D) $(TUNE) --max-steps $2 --seed $$* -q $$<
+$(OUT)/%/$1/eexp.json: $(OUT)/il.jsonl $(OUT)/%/$1-world/eexp.json
+	rm -rf $$(@D)
+	eexp finetune -m $(OUT)/$$*/$1-world -o $$(@D) $(TUNE) --max-steps $2 --seed $$* -q $$<
+endef
+$(eval $(call after,iwm,$(HALF)))
+$(eval $(call after,iwm-extra,$(UPDATES)))
+
+# -- playing -------------------------------------------------------------------------------------------------------
+
+$(OUT)/%.gguf: $(OUT)/%/eexp.json
+	eexp export $(<D) -o $@
+
+# A play that was killed goes on where it ended, and has its name when it is complete.
+$(OUT)/%.act.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
+	eexp eval --panel $(OUT)/panel.jsonl -m $< --think never --threads 1 -q --resume -o $@.part && mv $@.part $@
+
+$(OUT)/%.think.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
+	eexp eval --panel $(OUT)/panel.jsonl -m $< --think always --threads 1 -q --resume -o $@.part && mv $@.part $@
