@@ -179,9 +179,8 @@ class Scene(State):
                 f"Put the {thing} {at}.",
                 f"Put the {be} {thing} {at}.",
                 f"Look at the {thing} under the {self.goal}.",
-                f"The {thing} has to be {at}.",
             ],
-            [4, 4, 2, 1],
+            [4, 4, 2],
         )[0]
 
     # What happens, whatever the action was: each returns an observation.

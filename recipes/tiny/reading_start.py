@@ -8,9 +8,12 @@ stream are divided among what a position knows:
     before     the token before
     second     32 projections of the token two before
     third      whether the token three before is one of a few words
-    asked      32 projections of the last name so far: in a question, the name that is asked about
-    room       20 projections of the name after the last "are in the"
-    place      what the built lookups of names find
+    asked      projections of the last name so far: in a question, the name that is asked about
+    room       of the name after the last "are in the"
+    place      of the name two after the last mention of what is asked, as in "X in P"
+    target     of the task's first name
+    goal       of the name at the end of the task
+    kind       of the last words of the question, and of its first one
 """
 
 from __future__ import annotations
@@ -22,12 +25,13 @@ import torch
 from scipy.optimize import nnls
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-WIDTH, SIZE, HEADS = 208, 64, 4  # of the model, of a head, and heads in a layer
+SIZE, HEADS = 64, 4  # of a head, and heads in a layer
+THIRD_WORDS = ("Ġare", "Ġtake", "Ġhold", "Ġput", "ĠPut", "ĠLook")
 OWN, CONST, NAME = slice(1, 48), 0, 48
-BEFORE, SECOND, THIRD, ASKED, ROOM, PLACE = (
-    slice(a, b) for a, b in itertools.pairwise([49, 96, 128, 132, 164, 184, 208])
+BEFORE, SECOND, THIRD, ASKED, ROOM, PLACE, TARGET, GOAL, KIND = (
+    slice(a, b) for a, b in itertools.pairwise([49, 96, 128, 134, 166, 186, 210, 234, 258, 288])
 )
-THIRD_WORDS = ("Ġare", "Ġtake", "Ġhold", "Ġput")
+WIDTH = KIND.stop
 NORM = 0.68  # of a token's row
 LEVEL = 0.24  # of the dimensions that are the same for all tokens, or for all names
 THETA = 1e6  # base of the rotations: half of them hardly turn within a text
@@ -86,6 +90,14 @@ class Builder:
         q[FLAG, CONST] = (8 * score) ** 0.5 / const
         k[FLAG, dimension] = (8 * score) ** 0.5 / level
 
+    def word(self, q: torch.Tensor, k: torch.Tensor, part: slice, word: str, const: float, level: float, score: float) -> None:
+        """Prefer places where a part has this word."""
+        own = self.own[word] / self.own[word].norm()
+        direction = self.names @ own if part == SECOND else own
+        direction = direction / direction.norm() ** 2
+        q[FLAG - 1, CONST] = (8 * score) ** 0.5 / const
+        k[FLAG - 1, part] += (8 * score) ** 0.5 / level * direction
+
     def same(self, q: torch.Tensor, k: torch.Tensor, asked: slice, read: slice, level: float, score: float) -> None:
         """Attend to where `read` has the token that `asked` has."""
         for weight, part in ((q, asked), (k, read)):
@@ -132,6 +144,28 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
     build.recent(q, k, const_later, 3.0)
     build.marked(q, k, NAME, const_later, const_later, 12.0)
     v[:24, OWN], out[PLACE, :24] = build.names[:24], torch.eye(24) / later
+    q, k, v, out = build.head(1, 2)  # the last words of the question
+    build.recent(q, k, const_later, 8.0)
+    build.word(q, k, OWN, "?", const_later, level_later, 70.0)
+    v[:10, BEFORE], v[10:20, BEFORE] = build.names[:10], build.names[10:20]
+    v[10:20, SECOND] = torch.eye(32)[:10]
+    out[KIND, :20] = torch.eye(30)[:, :20] / later
+    q, k, v, out = build.head(1, 3)  # its first word
+    build.recent(q, k, const_later, 8.0)
+    build.word(q, k, SECOND, "Question", const_later, level_later, 70.0)
+    v[:10, OWN], out[KIND, :10] = build.names[:10], torch.eye(30)[:, 20:] / later
+    q, k, v, out = build.head(2, 2)  # the task's first name
+    build.recent(q, k, const_later, 6.0)
+    q[:RECENT, CONST] *= -1  # the first one rather than the last one
+    build.marked(q, k, NAME, const_later, const_later, 50.0)
+    build.word(q, k, SECOND, "ĠPut", const_later, level_later, 60.0)
+    k[FLAG - 1, THIRD.start + 4] = k[FLAG - 1, THIRD.start + 5] = (8 * 60.0) ** 0.5 / level_later
+    v[:24, OWN], out[TARGET, :24] = build.names[:24], torch.eye(24) / later
+    q, k, v, out = build.head(2, 3)  # the name at the end of the task
+    build.recent(q, k, const_later, 12.0)
+    q[:RECENT, CONST] *= -1  # the first one rather than the last one
+    build.word(q, k, OWN, ".Ċ", const_later, level_later, 70.0)
+    v[:24, BEFORE], out[GOAL, :24] = build.names[:24], torch.eye(24) / later
     q, k, v, out = build.head(2, 0)  # the last mention of what is asked, and the room there
     build.same(q, k, ASKED, OWN, level_later, 24.0)
     build.recent(q, k, const_later, 2.0)
@@ -161,4 +195,14 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
     build.recent(q, k, const_later, 3.0)
     build.marked(q, k, NAME, const_later, const_later, 12.0)
     v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.1 * torch.eye(47)
+    # The last layer can say what the subspaces hold, where its gates let it.
+    up, gate, down = (getattr(model.model.layers[-1].mlp, f"{name}_proj").weight for name in ("up", "gate", "down"))
+    at = 0
+    for part, projection in ((ROOM, build.rooms), (PLACE, build.names[:24]), (ASKED, build.names), (TARGET, build.names[:24]), (GOAL, build.names[:24])):
+        units = slice(at, at + len(projection))
+        up[units], gate[units] = 0, gate[units] * 0.3
+        up[units, part] = torch.eye(len(projection))
+        gate[units, CONST] = 0.5 / 0.8
+        down[OWN, units] = 0.1 * projection.T
+        at = units.stop
     model.model.norm.weight.fill_(2.0)
