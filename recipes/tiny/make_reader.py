@@ -86,7 +86,8 @@ def make_vocabulary(names: Sequence[str], context: int) -> PreTrainedTokenizerFa
     pieces = {piece for piece in pieces if piece not in marked and len(piece) > 1}
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *alphabet, *sorted(pieces), *(f"Ġ{n}" for n in names)])}
-    bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    # llama.cpp loads no vocabulary without merges
+    bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Ġ", "I")], ignore_merges=True))
     bpe.pre_tokenizer, bpe.decoder = splitting, decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
@@ -368,8 +369,8 @@ class Curriculum:
 
     def history(self, progress: float) -> History:
         rng = self._rng
-        size = min(1.0, 0.1 + 2.5 * progress) * rng.uniform(0.3, 1.0)
-        longest = 1 + round(24 * min(1.0, max(0.0, progress - 0.05) / 0.5))
+        size = min(1.0, 0.2 + 2.0 * progress) * rng.uniform(0.3, 1.0)
+        longest = 1 + round(24 * min(1.0, max(0.0, progress - 0.1) / 0.6))
         turns = round(longest * rng.random() ** 1.7)
         return imagine(rng, self._names, size, turns, 14 / (1 + 0.35 * turns) + 1)
 
@@ -388,6 +389,7 @@ def main() -> None:
     parser.add_argument("--decay", type=float, default=0.25, help="share of the updates in which the learning rate falls to 0")
     parser.add_argument("--examine", type=int, default=250, help="updates between two exams")
     parser.add_argument("--examined", type=int, default=60, help="histories of an exam")
+    parser.add_argument("--lookup-rate", type=float, default=0.2, help="learning rate of queries and keys, relative")
     parser.add_argument("--base", type=Path, help="begin with these weights, of a run with other settings")
     parser.add_argument("--from-progress", type=float, default=0.0, help="where in the curriculum to begin")
     parser.set_defaults(layers=5, mlp=256, tokens_per_batch=1200, lr=1e-3)
@@ -424,12 +426,15 @@ def main() -> None:
     encoder, curriculum = Encoder(tokenizer, rng, args.other_weight), Curriculum(names, rng)
     exam = exams(encoder, names, 0, args.examined)
     unseen = {"house": rows_of.invented, "imagined": rows_of.house}
-    matrices = [p for n, p in model.named_parameters() if p.dim() > 1 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.dim() < 2 or "embed" in n]
+    # The built lookups are in queries and keys, and large steps would blur them.
+    lookups = [p for n, p in model.named_parameters() if "q_proj" in n or "k_proj" in n]
+    others = [p for n, p in model.named_parameters() if "q_proj" not in n and "k_proj" not in n]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        [{"params": lookups, "factor": args.lookup_rate}, {"params": others, "factor": 1.0}],
         lr=args.lr,
         betas=(0.9, 0.98),
+        weight_decay=0.0,
+        fused=True,
     )
     step, checkpoint = 0, Path(f"{args.output}.pt")
     if checkpoint.exists():
@@ -448,7 +453,7 @@ def main() -> None:
         step += 1
         rate = min(1.0, step / 100, (1 - step / args.updates) / args.decay + 0.01)
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * rate
+            group["lr"] = args.lr * rate * group["factor"]
         batch = pool.pop()
         rows_of.draw(model, rows_of.invented)
         losses, weights, right = losses_of(model, batch, rows_of.house, args.bf16)

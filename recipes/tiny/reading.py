@@ -579,16 +579,16 @@ QUESTIONS: dict[str, tuple[Callable[[State, Memory, random.Random], Asked], floa
     "what is closed here": (ask_closed, 1.5),
     "what do you hold": (ask_held, 0.7),
     "doors not gone through": (ask_doors, 1.5),
-    "how is it now": (ask_state, 0.7),
+    "how is it now": (ask_state, 0.4),
     "is place P here": (ask_place_here, 2),
-    "where are you": (ask_room, 0.7),
-    "which doors are here": (ask_all_doors, 0.7),
+    "where are you": (ask_room, 0.5),
+    "which doors are here": (ask_all_doors, 0.4),
     "which room has P": (ask_place_room, 1.5),
-    "what is in P": (ask_contents, 1),
-    "what was refused last": (ask_refused, 0.7),
-    "was the last refused": (ask_last_refused, 0.5),
-    "was it tried": (ask_tried, 1),
-    "entered R": (ask_entered, 0.7),
+    "what is in P": (ask_contents, 0.3),
+    "what was refused last": (ask_refused, 0.4),
+    "was the last refused": (ask_last_refused, 0.3),
+    "was it tried": (ask_tried, 0.4),
+    "entered R": (ask_entered, 0.3),
     "known of X": (ask_known_thing, 2),
     "known of P": (ask_known_place, 1.5),
 }
@@ -608,7 +608,7 @@ def ask(state: State, memory: Memory, rng: random.Random, number: int) -> Iterat
     kinds, weights = [*QUESTIONS], [weight for _, weight in QUESTIONS.values()]
     seen = set()
     for _ in range(number):
-        if rng.random() < 0.1:
+        if rng.random() < 0.15:
             branch = think(state, memory)
         else:
             kind = rng.choices(kinds, weights)[0]
