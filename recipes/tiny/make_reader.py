@@ -44,7 +44,7 @@ from eexp.examples.reflection import rationale
 WORD = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-INVENTED = 320  # names to learn reading with
+INVENTED = 160  # names to learn reading with
 TEXTS = 64  # histories that are made at once
 
 
@@ -312,6 +312,7 @@ class Names:
         weight[which] = 0
         weight[which[:, None], torch.arange(OWN.start, OWN.stop)] = NORM * rows / rows.norm(dim=1, keepdim=True)
         weight[which, CONST] = weight[which, NAME] = LEVEL
+        model.lm_head.weight[which] = weight[which]
 
 
 def _spread(rows: torch.Tensor) -> torch.Tensor:
@@ -375,6 +376,15 @@ class Curriculum:
         return imagine(rng, self._names, size, turns, 14 / (1 + 0.35 * turns) + 1)
 
 
+def _pace(name: str, layers: int, lookups: float) -> float:
+    """Return the learning rate of a weight, relative to others: large steps would blur the built lookups."""
+    if re.search(rf"layers\.[0-{layers - 3}]\.self_attn|embed", name):
+        return lookups
+    if f"layers.{layers - 2}.self_attn" in name:
+        return 3 * lookups
+    return 2.0 if f"layers.{layers - 1}." in name or "lm_head" in name else 1.0
+
+
 def exams(encoder: Encoder, names: Sequence[str], seed: int, number: int) -> dict[str, list[Row]]:
     """Return rows to ask about: histories of `house`, short and long, and of imagined houses."""
     rng = random.Random(f"exam/{seed}")
@@ -389,10 +399,10 @@ def main() -> None:
     parser.add_argument("--decay", type=float, default=0.25, help="share of the updates in which the learning rate falls to 0")
     parser.add_argument("--examine", type=int, default=250, help="updates between two exams")
     parser.add_argument("--examined", type=int, default=60, help="histories of an exam")
-    parser.add_argument("--lookup-rate", type=float, default=0.2, help="learning rate of queries and keys, relative")
+    parser.add_argument("--lookup-rate", type=float, default=0.1, help="learning rate of the built lookups, relative")
     parser.add_argument("--base", type=Path, help="begin with these weights, of a run with other settings")
     parser.add_argument("--from-progress", type=float, default=0.0, help="where in the curriculum to begin")
-    parser.set_defaults(layers=5, mlp=256, tokens_per_batch=1200, lr=1e-3)
+    parser.set_defaults(layers=5, mlp=192, tokens_per_batch=1200, lr=3e-4)
     args = parser.parse_args()
     rng = random.Random(args.seed)
     names = invented(random.Random(0), INVENTED)
@@ -408,7 +418,7 @@ def main() -> None:
         head_dim=SIZE,
         max_position_embeddings=args.context,
         rope_parameters={"rope_type": "default", "rope_theta": THETA},
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         initializer_range=INITIAL,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -426,13 +436,10 @@ def main() -> None:
     encoder, curriculum = Encoder(tokenizer, rng, args.other_weight), Curriculum(names, rng)
     exam = exams(encoder, names, 0, args.examined)
     unseen = {"house": rows_of.invented, "imagined": rows_of.house}
-    # The built lookups are in queries and keys, and large steps would blur them.
-    lookups = [p for n, p in model.named_parameters() if "q_proj" in n or "k_proj" in n]
-    others = [p for n, p in model.named_parameters() if "q_proj" not in n and "k_proj" not in n]
     optimizer = torch.optim.AdamW(
-        [{"params": lookups, "factor": args.lookup_rate}, {"params": others, "factor": 1.0}],
+        [{"params": p, "factor": _pace(n, args.layers, args.lookup_rate)} for n, p in model.named_parameters()],
         lr=args.lr,
-        betas=(0.9, 0.98),
+        betas=(0.95, 0.99),
         weight_decay=0.0,
         fused=True,
     )
@@ -459,6 +466,7 @@ def main() -> None:
         losses, weights, right = losses_of(model, batch, rows_of.house, args.bf16)
         ((losses * weights).sum() / weights.sum()).backward()
         model.model.embed_tokens.weight.grad[untrained] = 0
+        model.lm_head.weight.grad[untrained] = 0
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

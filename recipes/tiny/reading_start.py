@@ -32,10 +32,11 @@ SIZE, HEADS = 64, 4  # of a head, and heads in a layer
 THIRD_WORDS = ("Ġare", "Ġtake", "Ġhold", "Ġput", "ĠPut", "ĠLook")
 OWN, CONST, NAME = slice(1, 48), 0, 48
 BEFORE, SECOND, THIRD, ASKED, ROOM, PLACE, TARGET, GOAL, KIND, THERE, FOUND, FLAGS = (
-    slice(a, b) for a, b in itertools.pairwise([49, 96, 128, 134, 166, 186, 210, 242, 274, 304, 324, 348, 352])
+    slice(a, b) for a, b in itertools.pairwise([49, 96, 128, 134, 166, 194, 218, 250, 282, 312, 340, 372, 376])
 )
 WIDTH = FLAGS.stop
 NORMS = (0.72, 1.28, 1.57, 1.7, 1.75)  # of what the layers read, at first
+SHARP = 2.0
 NORM = 0.68  # of a token's row
 LEVEL = 0.24  # of the dimensions that are the same for all tokens, or for all names
 THETA = 1e6  # base of the rotations: half of them hardly turn within a text
@@ -65,7 +66,7 @@ class Builder:
         vocabulary = tokenizer.get_vocab()
         self.own = {word: self.rows[number, OWN].clone() for word, number in vocabulary.items()}
         self.names = torch.linalg.qr(torch.randn(47, 32))[0].T  # 32 projections of a token
-        self.rooms = torch.linalg.qr(torch.randn(47, 20))[0].T
+        self.rooms = torch.linalg.qr(torch.randn(47, 28))[0].T
         self.words = torch.stack([self.own[word] / self.own[word].norm() for word in THIRD_WORDS])
         self.recency = torch.tensor(_recency(self.turns[:RECENT].double().numpy()), dtype=torch.float)
 
@@ -146,7 +147,7 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
     q, k, v, out = build.head(1, 0)  # the last room: three after "are"
     build.recent(q, k, const[1], 8.0)
     build.marked(q, k, THIRD.start, const[1], level[1], 70.0)
-    v[:20, OWN], out[ROOM, :20] = build.rooms, torch.eye(20) / scales[1]
+    v[:28, OWN], out[ROOM, :28] = build.rooms, torch.eye(28) / scales[1]
     q, k, v, out = build.head(1, 1)  # whose turn it is
     build.recent(q, k, const[1], 24.0)
     build.word(q, k, OWN, ["<|user|>", "<|assistant|>"], const[1], level[1], 70.0)
@@ -186,19 +187,19 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
     q, k, v, out = build.head(3, 0)  # what followed this token
     build.same(q, k, OWN, BEFORE, level[3], 24.0)
     build.recent(q, k, const[3], 2.0)
-    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.25 * torch.eye(47)
+    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.15 * torch.eye(47)
     q, k, v, out = build.head(3, 1)  # what followed the token before, two later
     build.same(q, k, BEFORE, SECOND, level[3], 24.0)
     build.recent(q, k, const[3], 2.0)
-    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.25 * torch.eye(47)
+    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.15 * torch.eye(47)
     q, k, v, out = build.head(3, 2)  # where what is asked was last observed, not as "the X" and not by the agent
     build.same(q, k, ASKED, OWN, level[3], 36.0)
     build.recent(q, k, const[3], 3.0)
     q[FLAG - 1, CONST] = (8 * 30.0) ** 0.5 / const[3]
     k[FLAG - 1, BEFORE] = -((8 * 30.0) ** 0.5) / level[3] * build.own["Ġthe"] / NORM
     k[FLAG - 1, FLAGS.start] = -((8 * 30.0) ** 0.5) / level[3]
-    v[:20, ROOM], v[20:44, OWN] = torch.eye(20), build.names[:24]
-    out[THERE, :20], out[FOUND, 20:44] = torch.eye(20) / scales[3], torch.eye(24) / scales[3]
+    v[:28, ROOM], v[28:60, OWN] = torch.eye(28), build.names
+    out[THERE, :28], out[FOUND, 28:60] = torch.eye(28) / scales[3], torch.eye(32) / scales[3]
     q, k, v, out = build.head(3, 3)  # the name two after that
     build.same(q, k, ASKED, SECOND, level[3], 40.0)
     build.recent(q, k, const[3], 3.0)
@@ -207,7 +208,7 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
     # Products of `there` and `room`, and of `found` and `asked`: silu(x) y + silu(-x) (-y) = x y.
     up, gate, down = (getattr(model.model.layers[3].mlp, f"{name}_proj").weight for name in ("up", "gate", "down"))
     at = 0
-    for flag, (one, other, size) in enumerate(((ROOM, THERE, 20), (ASKED, FOUND, 24)), 1):
+    for flag, (one, other, size) in enumerate(((ROOM, THERE, 28), (ASKED, FOUND, 32)), 1):
         for sign in (1, -1):
             units = slice(at, at + size)
             up[units], gate[units] = 0, 0
@@ -216,6 +217,9 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
             down[FLAGS.start + flag, units] = 0.6 / (0.4 * scale / NORMS[4]) ** 2
             at = units.stop
 
+    for layer, heads in ((0, [3]), (1, range(4)), (2, [0, 1]), (3, range(4))):
+        for head in heads:
+            model.model.layers[layer].self_attn.q_proj.weight[head * SIZE : (head + 1) * SIZE] *= SHARP
     # The last layer can say what the subspaces hold, where its gates let it.
     up, gate, down = (getattr(model.model.layers[4].mlp, f"{name}_proj").weight for name in ("up", "gate", "down"))
     at = 0
@@ -227,3 +231,4 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
         down[OWN, units] = 0.1 * projection.T
         at = units.stop
     model.model.norm.weight.fill_(2.0)
+    model.lm_head.weight.copy_(rows)
