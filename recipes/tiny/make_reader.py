@@ -1,29 +1,31 @@
 """Make a base that reads: asked about what stands in a history, it answers, whatever the names in it.
 
-The model is a Llama of about two million parameters. Every name of a room, a place or a thing is one token, and the row
-of a name in the embedding is never trained: rows are drawn anew for every update, from one distribution, and the names
-of `house` get theirs from it at the end. So there is nothing that it could know about a name, and what it learns to do with
-the names of one text, it can do with all others.
+The model is a Llama of three million parameters. Every name of a room, a place or a thing is one token, and the row of
+a name in the embedding is never trained: rows are drawn anew for every update, from one distribution, and the names of
+`house` have theirs from the same one. So there is nothing that it could know about a name, and what it learns to do
+with the names of one text, it can do with all others.
 
-    OMP_NUM_THREADS=1 python recipes/tiny/make_reader.py -o bases/reader
+    export OMP_NUM_THREADS=1
+    python recipes/tiny/make_reader.py -o bases/reader-1 --updates 1500 --bf16
+    python recipes/tiny/make_reader.py -o bases/reader --base bases/reader-1.pt --from-progress 0.45 --updates 800 \\
+        --decay 0.8 --tokens-per-batch 1600 --bf16
+    python recipes/tiny/reading_exam.py eexp/data/tiny bases/reader
 
-It begins with a circuit that repeats what it reads (`small_model.start_with_reading`). Its texts are histories of
-imagined houses (`reading.imagine`), in which what is observed does not depend on the action before it, with many questions after each
-observation. The questions of one history are computed beside each other: each sees the history up to its observation, and no
-other question. Short histories come first.
+It begins with lookups that are built (reading_start.py). Its texts are histories of imagined houses (reading.py), in
+which what is observed does not depend on the action before it, with many questions after each observation. The
+questions of one history are computed beside each other: each sees the history up to its observation, and no other
+question. Short histories come first.
 
 The exam is in histories of `house` itself, of which none is trained on. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,9 +44,10 @@ from eexp.examples.reflection import rationale
 
 #: How llama.cpp's "llama-bpe" splits a text into words; a word of the vocabulary is one token.
 WORD = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-INVENTED = 160  # names to learn reading with
+INVENTED = 320  # names to learn reading with
 TEXTS = 64  # histories that are made at once
 
 
@@ -71,18 +74,32 @@ def make_vocabulary(names: Sequence[str], context: int) -> PreTrainedTokenizerFa
     counts: Counter = Counter()
     rng = random.Random(0)
     texts = []
-    for n in range(300):
+    for _ in range(300):
         for turn in imagine(rng, names, rng.random(), 8, 6).turns:
             texts += [turn.observation, STYLE.answer(turn.action).text]
-            texts += [f"{turn.observation}{b.asked}" for b in turn.branches] + [b.begun + b.answer for b in turn.branches]
+            texts += [f"{turn.observation}{b.asked}" for b in turn.branches] + [
+                b.begun + b.answer for b in turn.branches
+            ]
     predicting = STYLE.predicting
-    texts += [STYLE.acting.system, f"{predicting.open}.{predicting.close}", f"\n{predicting.request}", STYLE.answer("look", "So.").text]
-    texts += ["Task: Bring it. Think.\n", "Question: Say: it", *_sentences(Path(house.__file__)), *_sentences(Path(rationale.__file__))]
+    texts += [
+        STYLE.acting.system,
+        f"{predicting.open}.{predicting.close}",
+        f"\n{predicting.request}",
+        STYLE.answer("look", "So.").text,
+    ]
+    texts += [
+        "Task: Bring it. Think.\n",
+        "Question: Say: it",
+        *_sentences(Path(house.__file__)),
+        *_sentences(Path(rationale.__file__)),
+    ]
     for text in texts:
         counts.update(piece for piece, _ in splitting.pre_tokenize_str(text))
     marked = {f"Ġ{name}" for name in names}
     pieces = {piece for piece in counts if piece.strip("Ġ") not in names}
-    pieces |= {f"Ġ{form}" for word in WORDS if word.isalpha() for form in (word, word.capitalize()) if word not in names}
+    pieces |= {
+        f"Ġ{form}" for word in WORDS if word.isalpha() for form in (word, word.capitalize()) if word not in names
+    }
     pieces = {piece for piece in pieces if piece not in marked and len(piece) > 1}
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *alphabet, *sorted(pieces), *(f"Ġ{n}" for n in names)])}
@@ -106,7 +123,7 @@ def _sentences(source: Path) -> list[str]:
     return [f" {text}" for text in plain if " " in text.strip()]
 
 
-# -- rows of tokens -----------------------------------------------------------------------------------------------------
+# -- rows of tokens ----------------------------------------------------------------------------------------------------
 
 
 class Row(NamedTuple):
@@ -163,7 +180,9 @@ class Encoder:
         rng = self._rng
         if rng.random() < 0.06:
             nouns = history.instruction.rstrip(".").split() + observation.replace(",", "").replace(".", "").split()
-            words = " ".join(rng.choice(self._words if rng.random() < 0.7 else nouns) for _ in range(rng.randint(2, 10)))
+            words = " ".join(
+                rng.choice(self._words if rng.random() < 0.7 else nouns) for _ in range(rng.randint(2, 10))
+            )
             return [Branch("say", f"\nQuestion: Say: {words}", "Answer:", f" {words}")]
         if rng.random() < 0.02:
             begun, rest = self._open.split("\n")[0], f"\n{observation}{self._close}"
@@ -192,7 +211,7 @@ class Layout:
     """The tokens of a batch in one list, those of the histories first, and where attention finds them.
 
     Attributes:
-        ids, positions, targets, weights: Of each token: its number, its place in the text, the next one, the weight of that.
+        ids, positions, targets, weights: Of each token: its number, its place, the next one, the weight of that.
         answers: Kind of each answer, and where it begins and ends in the list.
     """
 
@@ -234,7 +253,7 @@ class Layout:
         return start, len(self.ids)
 
     def hidden(self, model: LlamaForCausalLM) -> torch.Tensor:
-        """Return the last hidden state of each token: what the model computes where each question sees its history alone."""
+        """Return the last hidden state of each token; each question sees its history alone."""
         x = model.model.embed_tokens(self.ids)
         cos, sin = (a[0, :, None] for a in model.model.rotary_emb(x[None], self.positions[None]))
         for layer in model.model.layers:
@@ -312,7 +331,6 @@ class Names:
         weight[which] = 0
         weight[which[:, None], torch.arange(OWN.start, OWN.stop)] = NORM * rows / rows.norm(dim=1, keepdim=True)
         weight[which, CONST] = weight[which, NAME] = LEVEL
-        model.lm_head.weight[which] = weight[which]
 
 
 def _spread(rows: torch.Tensor) -> torch.Tensor:
@@ -324,10 +342,12 @@ def _spread(rows: torch.Tensor) -> torch.Tensor:
     return rows
 
 
-# -- training -----------------------------------------------------------------------------------------------------------
+# -- training ----------------------------------------------------------------------------------------------------------
 
 
-def losses_of(model: LlamaForCausalLM, batch: Sequence[Row], unused: torch.Tensor, bf16: bool) -> tuple[torch.Tensor, ...]:
+def losses_of(
+    model: LlamaForCausalLM, batch: Sequence[Row], unused: torch.Tensor, bf16: bool
+) -> tuple[torch.Tensor, ...]:
     """Return the losses and the weights of all tokens that have a weight, and whether each is the likeliest.
 
     unused: Tokens that are no possible answer.
@@ -376,19 +396,12 @@ class Curriculum:
         return imagine(rng, self._names, size, turns, 14 / (1 + 0.35 * turns) + 1)
 
 
-def _pace(name: str, layers: int, lookups: float) -> float:
-    """Return the learning rate of a weight, relative to others: large steps would blur the built lookups."""
-    if re.search(rf"layers\.[0-{layers - 3}]\.self_attn|embed", name):
-        return lookups
-    if f"layers.{layers - 2}.self_attn" in name:
-        return 3 * lookups
-    return 2.0 if f"layers.{layers - 1}." in name or "lm_head" in name else 1.0
-
-
 def exams(encoder: Encoder, names: Sequence[str], seed: int, number: int) -> dict[str, list[Row]]:
     """Return rows to ask about: histories of `house`, short and long, and of imagined houses."""
     rng = random.Random(f"exam/{seed}")
-    houses = [remember(rng.randrange(10**5), rng, rng.choice([0, 1, 2, 4, 8, 14, 22]), 14, last=True) for _ in range(number)]
+    houses = [
+        remember(rng.randrange(10**5), rng, rng.choice([0, 1, 2, 4, 8, 14, 22]), 14, last=True) for _ in range(number)
+    ]
     scenes = [imagine(rng, names, rng.random(), rng.choice([0, 1, 2, 4, 8, 14, 22]), 2) for _ in range(number // 2)]
     return {"house": encoder.rows(houses, drills=False), "imagined": encoder.rows(scenes, drills=False)}
 
@@ -396,13 +409,15 @@ def exams(encoder: Encoder, names: Sequence[str], seed: int, number: int) -> dic
 def main() -> None:
     parser = arguments(__doc__ or "", episodes=0, context=2048)
     parser.add_argument("--updates", type=int, default=6000)
-    parser.add_argument("--decay", type=float, default=0.25, help="share of the updates in which the learning rate falls to 0")
+    parser.add_argument(
+        "--decay", type=float, default=0.25, help="share of the updates in which the learning rate falls to 0"
+    )
     parser.add_argument("--examine", type=int, default=250, help="updates between two exams")
     parser.add_argument("--examined", type=int, default=60, help="histories of an exam")
-    parser.add_argument("--lookup-rate", type=float, default=0.1, help="learning rate of the built lookups, relative")
+    parser.add_argument("--lookup-rate", type=float, default=0.3, help="learning rate of queries and keys, relative")
     parser.add_argument("--base", type=Path, help="begin with these weights, of a run with other settings")
     parser.add_argument("--from-progress", type=float, default=0.0, help="where in the curriculum to begin")
-    parser.set_defaults(layers=5, mlp=192, tokens_per_batch=1200, lr=3e-4)
+    parser.set_defaults(layers=5, mlp=256, tokens_per_batch=800, lr=2.5e-4)
     args = parser.parse_args()
     rng = random.Random(args.seed)
     names = invented(random.Random(0), INVENTED)
@@ -418,7 +433,7 @@ def main() -> None:
         head_dim=SIZE,
         max_position_embeddings=args.context,
         rope_parameters={"rope_type": "default", "rope_theta": THETA},
-        tie_word_embeddings=False,
+        tie_word_embeddings=True,
         initializer_range=INITIAL,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -436,8 +451,11 @@ def main() -> None:
     encoder, curriculum = Encoder(tokenizer, rng, args.other_weight), Curriculum(names, rng)
     exam = exams(encoder, names, 0, args.examined)
     unseen = {"house": rows_of.invented, "imagined": rows_of.house}
+    # The built lookups are in queries and keys, and large steps blur them.
+    lookups = [p for n, p in model.named_parameters() if "q_proj" in n or "k_proj" in n]
+    others = [p for n, p in model.named_parameters() if "q_proj" not in n and "k_proj" not in n]
     optimizer = torch.optim.AdamW(
-        [{"params": p, "factor": _pace(n, args.layers, args.lookup_rate)} for n, p in model.named_parameters()],
+        [{"params": lookups, "factor": args.lookup_rate}, {"params": others, "factor": 1.0}],
         lr=args.lr,
         betas=(0.95, 0.99),
         weight_decay=0.0,
@@ -466,7 +484,6 @@ def main() -> None:
         losses, weights, right = losses_of(model, batch, rows_of.house, args.bf16)
         ((losses * weights).sum() / weights.sum()).backward()
         model.model.embed_tokens.weight.grad[untrained] = 0
-        model.lm_head.weight.grad[untrained] = 0
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

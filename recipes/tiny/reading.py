@@ -13,8 +13,18 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from eexp.envs.worlds.house import CONTAINERS, OOD_OBJECTS, ROOM_OF, SPLITS, TREATMENTS, House, _into
-from eexp.envs.worlds.house import ALL_ROOMS, DISHES, FOOD, THINGS
+from eexp.envs.worlds.house import (
+    ALL_ROOMS,
+    CONTAINERS,
+    DISHES,
+    FOOD,
+    OOD_OBJECTS,
+    ROOM_OF,
+    SPLITS,
+    THINGS,
+    House,
+    _into,
+)
 from eexp.prompts import get_style
 
 STYLE = get_style("react")
@@ -114,8 +124,42 @@ class State:
 
 # -- an imagined house ------------------------------------------------------------------------------------------------
 
-ADJECTIVES = "hot cold clean dry wet dark bright broken soft full empty heavy old new open dusty".split()
-VERBS = "wash heat cool dry fix turn paint push lift fold shake fill break polish touch mend".split()
+ADJECTIVES = [
+    "hot",
+    "cold",
+    "clean",
+    "dry",
+    "wet",
+    "dark",
+    "bright",
+    "broken",
+    "soft",
+    "full",
+    "empty",
+    "heavy",
+    "old",
+    "new",
+    "open",
+    "dusty",
+]
+VERBS = [
+    "wash",
+    "heat",
+    "cool",
+    "dry",
+    "fix",
+    "turn",
+    "paint",
+    "push",
+    "lift",
+    "fold",
+    "shake",
+    "fill",
+    "break",
+    "polish",
+    "touch",
+    "mend",
+]
 
 
 class Scene(State):
@@ -205,7 +249,9 @@ class Scene(State):
             return None
         place = self.rng.choice(closed)
         self.opened.add(place)
-        head = self.rng.choice([f"You open the {place}. You see", f"You open the {place}. You see", f"The {place} opens, and you see"])
+        head = self.rng.choice(
+            [f"You open the {place}. You see", f"You open the {place}. You see", f"The {place} opens, and you see"]
+        )
         return f"{head} {self._in_sight(place)}."
 
     def close(self) -> str | None:
@@ -268,7 +314,11 @@ class Scene(State):
         if place not in self.places():
             texts += [f"No {place} stands in this room.", f"You look for a {place}, and none is there."]
         if room not in self.doors[self.room] and room != self.room:
-            texts += [f"No way from here to the {room}.", f"The {room} is too far.", f"There are doors, but not to the {room}."]
+            texts += [
+                f"No way from here to the {room}.",
+                f"The {room} is too far.",
+                f"There are doors, but not to the {room}.",
+            ]
         for place in self.places():
             if self.is_closed(place):
                 texts += [f"The {place} stays closed.", f"The {place} is not open."]
@@ -278,7 +328,10 @@ class Scene(State):
                 texts += [f"The {place} has nothing to {verb}.", f"No {place} can do that."]
         texts += [f"You are still in the {self.room}.", f"You stay where you are: in the {self.room}."]
         if self.held:
-            texts += [f"Not with the {self.held} in your hands.", f"You have the {self.held} in your hands, and no more fits."]
+            texts += [
+                f"Not with the {self.held} in your hands.",
+                f"You have the {self.held} in your hands, and no more fits.",
+            ]
         return rng.choice(texts)
 
     def action(self, earlier: Sequence[tuple[str, bool]]) -> str:

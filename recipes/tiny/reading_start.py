@@ -1,8 +1,8 @@
 """Set the weights of a new model so that it can look up what it has read, before any training.
 
-Models of this size do not find these lookups by themselves in an affordable time (`small_model.start_with_reading` has one
-of them). Each is a head that is built, and trained further with all other weights. The dimensions of the residual
-stream are divided among what a position knows:
+Models of this size do not find these lookups by themselves in an affordable time (`small_model.start_with_reading`
+has one of them). Each is a head that is built, and trained further with all other weights. The dimensions of the
+residual stream are divided among what a position knows:
 
     own        the token itself; a first dimension is the same for all tokens, and a last one marks names
     before     the token before
@@ -14,9 +14,6 @@ stream are divided among what a position knows:
     target     of the task's first name
     goal       of the name at the end of the task
     kind       of the last words of the question, and of its first one
-    there      of the room where what is asked was last observed
-    found      of what was found when that was looked up
-    flags      whether this is the agent's turn; whether `there` is `room`; whether `found` is `asked`
 """
 
 from __future__ import annotations
@@ -31,12 +28,10 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 SIZE, HEADS = 64, 4  # of a head, and heads in a layer
 THIRD_WORDS = ("Ġare", "Ġtake", "Ġhold", "Ġput", "ĠPut", "ĠLook")
 OWN, CONST, NAME = slice(1, 48), 0, 48
-BEFORE, SECOND, THIRD, ASKED, ROOM, PLACE, TARGET, GOAL, KIND, THERE, FOUND, FLAGS = (
-    slice(a, b) for a, b in itertools.pairwise([49, 96, 128, 134, 166, 194, 218, 250, 282, 312, 340, 372, 376])
+BEFORE, SECOND, THIRD, ASKED, ROOM, PLACE, TARGET, GOAL, KIND = (
+    slice(a, b) for a, b in itertools.pairwise([49, 96, 128, 134, 166, 186, 210, 234, 258, 288])
 )
-WIDTH = FLAGS.stop
-NORMS = (0.72, 1.28, 1.57, 1.7, 1.75)  # of what the layers read, at first
-SHARP = 2.0
+WIDTH = KIND.stop
 NORM = 0.68  # of a token's row
 LEVEL = 0.24  # of the dimensions that are the same for all tokens, or for all names
 THETA = 1e6  # base of the rotations: half of them hardly turn within a text
@@ -66,7 +61,7 @@ class Builder:
         vocabulary = tokenizer.get_vocab()
         self.own = {word: self.rows[number, OWN].clone() for word, number in vocabulary.items()}
         self.names = torch.linalg.qr(torch.randn(47, 32))[0].T  # 32 projections of a token
-        self.rooms = torch.linalg.qr(torch.randn(47, 28))[0].T
+        self.rooms = torch.linalg.qr(torch.randn(47, 20))[0].T
         self.words = torch.stack([self.own[word] / self.own[word].norm() for word in THIRD_WORDS])
         self.recency = torch.tensor(_recency(self.turns[:RECENT].double().numpy()), dtype=torch.float)
 
@@ -91,17 +86,21 @@ class Builder:
         q[:RECENT, CONST] = strength
         k[:RECENT, CONST] = strength
 
-    def marked(self, q: torch.Tensor, k: torch.Tensor, dimension: int, const: float, level: float, score: float) -> None:
+    def marked(
+        self, q: torch.Tensor, k: torch.Tensor, dimension: int, const: float, level: float, score: float
+    ) -> None:
         q[FLAG, CONST] = (8 * score) ** 0.5 / const
         k[FLAG, dimension] = (8 * score) ** 0.5 / level
 
-    def word(self, q: torch.Tensor, k: torch.Tensor, part: slice, words: list[str], const: float, level: float, score: float) -> None:
-        """Prefer places where a part has one of these words."""
+    def word(
+        self, q: torch.Tensor, k: torch.Tensor, part: slice, word: str, const: float, level: float, score: float
+    ) -> None:
+        """Prefer places where a part has this word."""
+        own = self.own[word] / self.own[word].norm()
+        direction = self.names @ own if part == SECOND else own
+        direction = direction / direction.norm() ** 2
         q[FLAG - 1, CONST] = (8 * score) ** 0.5 / const
-        for word in words:
-            own = self.own[word] / self.own[word].norm()
-            direction = self.names @ own if part == SECOND else own
-            k[FLAG - 1, part] += (8 * score) ** 0.5 / level * direction / direction.norm() ** 2
+        k[FLAG - 1, part] += (8 * score) ** 0.5 / level * direction
 
     def same(self, q: torch.Tensor, k: torch.Tensor, asked: slice, read: slice, level: float, score: float) -> None:
         """Attend to where `read` has the token that `asked` has."""
@@ -123,8 +122,10 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
         layer.mlp.down_proj.weight.zero_()
         layer.self_attn.o_proj.weight *= 0.02
     scale = WIDTH**0.5
-    first = scale / NORMS[0]
-    const = LEVEL * first
+    # The norm of a row, before the first layer and after it: it divides what a layer reads.
+    first = scale / (NORM**2 + LEVEL**2) ** 0.5
+    later = scale / (2 * NORM**2 + 2 * LEVEL**2 + 2 * NORM**2 * 32 / 47) ** 0.5
+    const, const_later, level_later = LEVEL * first, LEVEL * later, NORM * later
 
     for number, (back, part, read) in enumerate(
         [(1, BEFORE, torch.eye(47)), (2, SECOND, build.names), (3, THIRD, build.words)]
@@ -138,92 +139,76 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
     build.marked(q, k, NAME, const, const, 40.0)
     v[:32, OWN], out[ASKED, :32] = build.names, torch.eye(32) / first
 
-    level, const = {}, {}
-    scales = {}
-    for layer, norm in enumerate(NORMS):
-        scales[layer] = scale / norm
-        level[layer], const[layer] = NORM * scales[layer], LEVEL * scales[layer]
-
     q, k, v, out = build.head(1, 0)  # the last room: three after "are"
-    build.recent(q, k, const[1], 8.0)
-    build.marked(q, k, THIRD.start, const[1], level[1], 70.0)
-    v[:28, OWN], out[ROOM, :28] = build.rooms, torch.eye(28) / scales[1]
-    q, k, v, out = build.head(1, 1)  # whose turn it is
-    build.recent(q, k, const[1], 24.0)
-    build.word(q, k, OWN, ["<|user|>", "<|assistant|>"], const[1], level[1], 70.0)
-    v[0, OWN], out[FLAGS.start, 0] = build.own["<|assistant|>"] / NORM, 1 / scales[1]
+    build.recent(q, k, const_later, 8.0)
+    build.marked(q, k, THIRD.start, const_later, level_later, 70.0)
+    v[:20, OWN], out[ROOM, :20] = build.rooms, torch.eye(20) / later
+    q, k, v, out = build.head(1, 1)  # the name two after the last mention of what is asked: "X in P"
+    build.same(q, k, ASKED, SECOND, level_later, 40.0)
+    build.recent(q, k, const_later, 3.0)
+    build.marked(q, k, NAME, const_later, const_later, 12.0)
+    v[:24, OWN], out[PLACE, :24] = build.names[:24], torch.eye(24) / later
     q, k, v, out = build.head(1, 2)  # the last words of the question
-    build.recent(q, k, const[1], 8.0)
-    build.word(q, k, OWN, ["?"], const[1], level[1], 70.0)
+    build.recent(q, k, const_later, 8.0)
+    build.word(q, k, OWN, "?", const_later, level_later, 70.0)
     v[:10, BEFORE], v[10:20, BEFORE] = build.names[:10], build.names[10:20]
     v[10:20, SECOND] = torch.eye(32)[:10]
-    out[KIND, :20] = torch.eye(30)[:, :20] / scales[1]
+    out[KIND, :20] = torch.eye(30)[:, :20] / later
     q, k, v, out = build.head(1, 3)  # its first word
-    build.recent(q, k, const[1], 8.0)
-    build.word(q, k, SECOND, ["Question"], const[1], level[1], 70.0)
-    v[:10, OWN], out[KIND, :10] = build.names[:10], torch.eye(30)[:, 20:] / scales[1]
-
-    q, k, v, out = build.head(2, 0)  # the task's first name
-    build.recent(q, k, const[2], 6.0)
+    build.recent(q, k, const_later, 8.0)
+    build.word(q, k, SECOND, "Question", const_later, level_later, 70.0)
+    v[:10, OWN], out[KIND, :10] = build.names[:10], torch.eye(30)[:, 20:] / later
+    q, k, v, out = build.head(2, 2)  # the task's first name
+    build.recent(q, k, const_later, 6.0)
     q[:RECENT, CONST] *= -1  # the first one rather than the last one
-    build.marked(q, k, NAME, const[2], const[2], 50.0)
-    build.word(q, k, SECOND, ["ĠPut"], const[2], level[2], 60.0)
-    k[FLAG - 1, THIRD.start + 4] = k[FLAG - 1, THIRD.start + 5] = (8 * 60.0) ** 0.5 / level[2]
-    v[:32, OWN], out[TARGET, :32] = build.names, torch.eye(32) / scales[2]
-    q, k, v, out = build.head(2, 1)  # the name at the end of the task
-    build.recent(q, k, const[2], 12.0)
-    q[:RECENT, CONST] *= -1
-    build.word(q, k, OWN, [".Ċ"], const[2], level[2], 70.0)
-    v[:32, BEFORE], out[GOAL, :32] = build.names, torch.eye(32) / scales[2]
-    # What is asked may be the task's thing or place: gates of the kind of question decide.
-    up, gate, down = (getattr(model.model.layers[2].mlp, f"{name}_proj").weight for name in ("up", "gate", "down"))
-    gate[:96] *= 0.3
-    up[:96] = 0
-    for n, (part, sign) in enumerate(((TARGET, 1), (GOAL, 1), (ASKED, -1))):
-        units = slice(32 * n, 32 * n + 32)
-        up[units, part] = torch.eye(32)
-        down[ASKED, units] = sign * torch.eye(32) / scales[2]
-
+    build.marked(q, k, NAME, const_later, const_later, 50.0)
+    build.word(q, k, SECOND, "ĠPut", const_later, level_later, 60.0)
+    k[FLAG - 1, THIRD.start + 4] = k[FLAG - 1, THIRD.start + 5] = (8 * 60.0) ** 0.5 / level_later
+    v[:24, OWN], out[TARGET, :24] = build.names[:24], torch.eye(24) / later
+    q, k, v, out = build.head(2, 3)  # the name at the end of the task
+    build.recent(q, k, const_later, 12.0)
+    q[:RECENT, CONST] *= -1  # the first one rather than the last one
+    build.word(q, k, OWN, ".Ċ", const_later, level_later, 70.0)
+    v[:24, BEFORE], out[GOAL, :24] = build.names[:24], torch.eye(24) / later
+    q, k, v, out = build.head(2, 0)  # the last mention of what is asked, and the room there
+    build.same(q, k, ASKED, OWN, level_later, 24.0)
+    build.recent(q, k, const_later, 2.0)
+    v[:, :] = torch.randn(v.shape) * 0.06
+    out[:, :] = torch.randn(out.shape) * 0.002
+    q, k, v, out = build.head(2, 1)  # the same, two later, which leaves out the question itself
+    build.same(q, k, ASKED, SECOND, level_later, 24.0)
+    build.recent(q, k, const_later, 2.0)
+    build.marked(q, k, NAME, const_later, const_later, 8.0)
+    v[:20, ROOM] = torch.eye(20)
+    v[20:, :] = torch.randn(v[20:].shape) * 0.06
+    out[:, :] = torch.randn(out.shape) * 0.002
     q, k, v, out = build.head(3, 0)  # what followed this token
-    build.same(q, k, OWN, BEFORE, level[3], 24.0)
-    build.recent(q, k, const[3], 2.0)
-    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.15 * torch.eye(47)
+    build.same(q, k, OWN, BEFORE, level_later, 24.0)
+    build.recent(q, k, const_later, 2.0)
+    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.25 * torch.eye(47)
     q, k, v, out = build.head(3, 1)  # what followed the token before, two later
-    build.same(q, k, BEFORE, SECOND, level[3], 24.0)
-    build.recent(q, k, const[3], 2.0)
-    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.15 * torch.eye(47)
-    q, k, v, out = build.head(3, 2)  # where what is asked was last observed, not as "the X" and not by the agent
-    build.same(q, k, ASKED, OWN, level[3], 36.0)
-    build.recent(q, k, const[3], 3.0)
-    q[FLAG - 1, CONST] = (8 * 30.0) ** 0.5 / const[3]
-    k[FLAG - 1, BEFORE] = -((8 * 30.0) ** 0.5) / level[3] * build.own["Ġthe"] / NORM
-    k[FLAG - 1, FLAGS.start] = -((8 * 30.0) ** 0.5) / level[3]
-    v[:28, ROOM], v[28:60, OWN] = torch.eye(28), build.names
-    out[THERE, :28], out[FOUND, 28:60] = torch.eye(28) / scales[3], torch.eye(32) / scales[3]
-    q, k, v, out = build.head(3, 3)  # the name two after that
-    build.same(q, k, ASKED, SECOND, level[3], 40.0)
-    build.recent(q, k, const[3], 3.0)
-    build.marked(q, k, NAME, const[3], const[3], 12.0)
-    v[:24, OWN], out[PLACE, :24] = build.names[:24], torch.eye(24) / scales[3]
-    # Products of `there` and `room`, and of `found` and `asked`: silu(x) y + silu(-x) (-y) = x y.
-    up, gate, down = (getattr(model.model.layers[3].mlp, f"{name}_proj").weight for name in ("up", "gate", "down"))
-    at = 0
-    for flag, (one, other, size) in enumerate(((ROOM, THERE, 28), (ASKED, FOUND, 32)), 1):
-        for sign in (1, -1):
-            units = slice(at, at + size)
-            up[units], gate[units] = 0, 0
-            up[units, other.start : other.start + size] = sign * torch.eye(size)
-            gate[units, one.start : one.start + size] = sign * torch.eye(size)
-            down[FLAGS.start + flag, units] = 0.6 / (0.4 * scale / NORMS[4]) ** 2
-            at = units.stop
-
-    for layer, heads in ((0, [3]), (1, range(4)), (2, [0, 1]), (3, range(4))):
-        for head in heads:
-            model.model.layers[layer].self_attn.q_proj.weight[head * SIZE : (head + 1) * SIZE] *= SHARP
+    build.same(q, k, BEFORE, SECOND, level_later, 24.0)
+    build.recent(q, k, const_later, 2.0)
+    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.25 * torch.eye(47)
+    q, k, v, out = build.head(3, 2)  # the last name itself
+    build.recent(q, k, const_later, 16.0)
+    build.marked(q, k, NAME, const_later, const_later, 40.0)
+    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.1 * torch.eye(47)
+    q, k, v, out = build.head(3, 3)  # the name two after the last mention of what is asked
+    build.same(q, k, ASKED, SECOND, level_later, 40.0)
+    build.recent(q, k, const_later, 3.0)
+    build.marked(q, k, NAME, const_later, const_later, 12.0)
+    v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.1 * torch.eye(47)
     # The last layer can say what the subspaces hold, where its gates let it.
-    up, gate, down = (getattr(model.model.layers[4].mlp, f"{name}_proj").weight for name in ("up", "gate", "down"))
+    up, gate, down = (getattr(model.model.layers[-1].mlp, f"{name}_proj").weight for name in ("up", "gate", "down"))
     at = 0
-    for part, projection in ((ROOM, build.rooms), (PLACE, build.names[:24]), (ASKED, build.names), (TARGET, build.names), (GOAL, build.names), (THERE, build.rooms)):
+    for part, projection in (
+        (ROOM, build.rooms),
+        (PLACE, build.names[:24]),
+        (ASKED, build.names),
+        (TARGET, build.names[:24]),
+        (GOAL, build.names[:24]),
+    ):
         units = slice(at, at + len(projection))
         up[units], gate[units] = 0, gate[units] * 0.3
         up[units, part] = torch.eye(len(projection))
@@ -231,4 +216,3 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
         down[OWN, units] = 0.1 * projection.T
         at = units.stop
     model.model.norm.weight.fill_(2.0)
-    model.lm_head.weight.copy_(rows)
