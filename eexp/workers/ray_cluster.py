@@ -76,7 +76,7 @@ class RecordsOnly:
 
     def write(self, text: str) -> int:
         if terminal.verbose:
-            sys.stderr.write(text)
+            terminal.tell(*text.splitlines())
         return len(text)
 
 

@@ -69,7 +69,11 @@ def test_fields_are_recorded_by_the_names_of_their_options():
     "kind", [kind for classes in SETTINGS.values() for kind in classes], ids=lambda kind: kind.__name__
 )
 def test_settings_of_a_command_cannot_be_changed(kind):
-    required = {name: "x" for name, option in options_of(kind).items() if option.default is REQUIRED}
+    required = {
+        name: 1 if isinstance(option.type, Whole) else "x"
+        for name, option in options_of(kind).items()
+        if option.default is REQUIRED
+    }
     settings = kind(**required)
     assert settings == kind(**required)
     with pytest.raises(AttributeError):

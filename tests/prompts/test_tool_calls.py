@@ -28,7 +28,7 @@ from eexp.acting.play import evaluate
 from eexp.errors import InputError, UsageError
 from eexp.examples.imitation import imitation_data
 from eexp.examples.settings import ImitationSettings
-from eexp.models.backends import http
+from eexp.models.backends import chat_answers, http
 from eexp.models.base import Draw, Model, Sample, Score
 from eexp.models.chat_tokens import ChatTokenizer
 from eexp.models.policy import ModelPolicy
@@ -321,7 +321,7 @@ def test_the_messages_of_servers_and_to_them():
         "broken": {"content": "I see.", "tool_calls": [{"function": {"name": "take", "arguments": '{"item'}}]},
         "plain": {"content": "I see.\n\ndone"},
     }
-    message = {name: msgspec.convert(answer, http._Message).as_message() for name, answer in answers.items()}
+    message = {name: msgspec.convert(answer, chat_answers._Message).as_message() for name, answer in answers.items()}
     assert TOOLS.parse_message(message["call"]) == ParsedAnswer("take(item='pen')", "I see.")
     assert TOOLS.parse_message(message["object"]) == ParsedAnswer("take(item='pen')")
     assert TOOLS.parse_message(message["broken"]) == ParsedAnswer('take({"item)', "I see.")
