@@ -15,9 +15,10 @@ def command(parts: tuple[str, ...], output: str | None, quiet: bool) -> None:
     """Put the parts of a run with --shard together, in the order of its input.
 
     Writes what one run without --shard would have written, byte for byte. PARTs are the outputs of all N processes, in
-    any order; further commands may have worked on each part. Nothing is written unless the parts make a whole. A part
-    that is missing, unfinished or there twice is an error, and so is one of other commands, settings or seed, of
-    another N, or of another input. Parts of --rejects are merged in the same way, in a call of their own.
+    any order. Later commands may have processed each part. Nothing is written unless the parts are complete and fit
+    together. A part that is missing, unfinished or given twice is an error. So is a part that was made by another
+    command, with other settings, another seed or another N, or from another input. Parts of --rejects are merged in
+    the same way, in a call of their own.
 
     \b
     Example:

@@ -28,20 +28,20 @@ def command(env: str | None, settings: RolloutSettings, open_pool: Callable[...,
 
     Alternatives that have an outcome keep it (see --again), so that a second pool costs only its own execution.
 
-    Before an alternative runs, the observation at its branch point must equal the recorded one, and so must the one
-    after it, where the expert's path goes on; otherwise the branch is refused, counted, and kept with the evidence in
-    the --rejects file (exit code 4). So must the instruction, and at the end the score, the success and whether the
-    episode is over. The environment's answer to an invalid action is an outcome like any other. The environment is the
-    one the records name.
+    The observation at a branch point must equal the recorded one, and so must the next one on the expert's path. The
+    instruction must be the recorded one, too, and at the end of the path the score, the success, and whether the
+    episode is over. Otherwise the branch is refused, counted, and kept with the evidence in the --rejects file (exit
+    code 4). The environment's answer to an invalid action is an outcome like any other. The environment is the one the
+    records name.
 
     This does not show that a copy of the environment answers as the environment would. So some alternatives are
-    executed a second time, by a replay from the task's beginning (--audit). If one has another outcome then, the run
-    ends (exit code 1), and the message says whether --fork replay helps.
+    executed a second time, by a replay from the task's beginning (--audit). If the second outcome differs, the run ends
+    (exit code 1), and the message says whether --fork replay helps.
 
-    Environments live in processes of their own. One that crashes, hangs or grows costs a retry. An alternative on which
-    the environment's program ends, or its process is lost three times, is refused with the cause, and all others are
-    executed; a trajectory whose own path fails so is a bad record. Order and content of the output do not depend on the
-    number of processes.
+    Environments live in processes of their own. If one crashes, hangs or takes too much memory, its trajectory is tried
+    again. An alternative that ends the environment's program, or on which its process is lost three times, is refused
+    with the cause, and all others are executed. A trajectory whose own path fails in this way is a bad record. Order
+    and content of the output do not depend on the number of processes.
 
     The summary tells, by source and pool, what share of the executed alternatives is valid, changes the state (a
     different observation, or the end), leads to the expert's own outcome (the same observation), and finishes the task.

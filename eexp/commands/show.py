@@ -31,7 +31,7 @@ _EMPTY = "show: no records in the input"
     "Count all records instead, and show what share of the alternatives is valid, changes the state, leads to the "
     "expert's outcome and finishes the task, by source and pool."
 )
-@option(False, "--tree", "as_tree").help("Show trajectories as actions alone, with what became of each.")
+@option(False, "--tree", "as_tree").help("Show only the actions of trajectories, with the outcome of each.")
 @option(False, "--full").help("Show long observations whole on a terminal, too.")
 @option(None, "--plot", type=FILE, metavar="PICTURE").help("Draw the loss curves of training runs, as PNG, SVG or PDF.")
 @parameter(SEED)
@@ -51,11 +51,11 @@ def command(
     """Show records, or a training run, to a person.
 
     Trajectories are shown with their alternatives and outcomes, examples with the text that the loss falls on in green,
-    episodes as they were played, and what --rejects has set aside with the reason. A directory is a training run: its
-    model card and last losses. Of a GGUF file, what it says about itself is shown.
+    episodes as they were played, and records that --rejects set aside with the reason. Of the directory of a training
+    run, the model card and the last losses are shown; of a GGUF file, its metadata.
 
-    FILE#ID shows one record, and FILE#ID/STEP one step of it. On a terminal, long observations are cut (--full), and
-    what does not fit goes through a pager (PAGER, or less).
+    FILE#ID shows one record, and FILE#ID/STEP one step of it. On a terminal, long observations are cut unless --full is
+    given, and what does not fit goes through a pager (PAGER, or less).
 
     \b
     Example:

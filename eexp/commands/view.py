@@ -22,7 +22,7 @@ from eexp.viewer.settings import ViewSettings
 @option(False, "--diff", "compared").help("Compare two files by the ids of their records.")
 @option(0, "--port", type=Whole(0, 65535), show_default=None).help("Port of the server.  [default: a free one]")
 @option(False, "--open", "opened").help("Open the page in a browser.")
-@option(False, "-q", "--quiet").help("Say nothing on standard error unless something fails.")
+@option(False, "-q", "--quiet").help("With -o: no summary on standard error.")
 def command(
     files: tuple[str, ...],
     output: str | None,
@@ -35,13 +35,13 @@ def command(
 ) -> None:
     """Look at records in a browser: states, alternatives, outcomes, examples.
 
-    A trajectory is shown as a path, with the alternatives of every state and what they led to; an example as the model
-    sees it, with the text that the loss falls on; episodes turn by turn, two policies on one task side by side. With
-    several files, a state leads to the examples that were made of it.
+    A trajectory is shown as a path, with the alternatives of every state and what they led to. An example is shown as
+    the model sees it, with the text that the loss falls on. Episodes are shown turn by turn, and those of two policies
+    on one task side by side. With several files, a state links to the examples that were made of it.
 
-    The page comes from a server on this machine alone, at an address with a random token, which is printed; Ctrl-C ends
-    it. `-o` writes one file instead, which loads nothing: all records, or a sample of many. Records from standard input
-    are kept in a temporary file, and shown as they come.
+    The page is served on this machine alone, at an address with a random token, which is printed. Ctrl-C ends the
+    server. `-o` writes a page to a file instead, which loads nothing from elsewhere. It holds all records, or a sample
+    where there are many. Records from standard input are kept in a temporary file, and shown as they come.
 
     \b
     Example:

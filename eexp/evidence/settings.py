@@ -54,7 +54,7 @@ class PlanSettings(Checked):
     )
     nodes: int = option(1, type=Whole(1)).help("Machines.")
     cores: int | None = option(None, type=Whole(1)).help(
-        "Cores of a machine.  [default: those of the machine of the runs]"
+        "Cores of a machine.  [default: those of the machine that was measured]"
     )
     parts: int | None = option(None, type=Whole(1)).help(
         "Parts that the records are divided into, as by --shard.  [default: 4 for each core of all machines]"

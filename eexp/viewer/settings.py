@@ -22,6 +22,6 @@ class ViewSettings(Checked):
     )
     #: Most that these records may take, as JSON.
     megabytes: float = option(8.0, type=Finite(0), metavar="SIZE").help(
-        "With -o: most that these records may take; further ones are left out."
+        "With -o: most megabytes that these records may take; further ones are left out."
     )
     seed: int = SEED.field()  # of the draw of these records
