@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import click
 
 from eexp.console.parameters import PATH, command_options, option
-from eexp.errors import EexpError, UsageError
 from eexp.report.settings import ReportSettings
 from eexp.settings import FILE, REQUIRED
-from eexp.system.terminal import tell
 
 
 def _labels(texts: tuple[str, ...]) -> dict[str, str]:
@@ -60,22 +55,10 @@ def command(
       eexp eval house -m expert -n 30 -o study/expert.episodes.jsonl
       eexp report study --baseline random -o report.html
     """
-    from eexp.records.jsonl import write_to_stdout
+    from eexp.pages.output import write_page
     from eexp.report.page import report
     from eexp.report.study import find_arms
 
     arms = find_arms(directories, _labels(names), baseline)
-    for run in (run for arm in arms for run in arm.runs):
-        if output != "-" and os.path.exists(output) and os.path.samefile(output, run.file):
-            raise UsageError(f"{output} is both read and written; give another -o")
-    page = report(arms, settings, source=directories).encode("utf-8", "replace")
-    if output == "-":
-        write_to_stdout(page)
-        return
-    try:
-        Path(output).write_bytes(page)
-    except OSError as e:
-        raise EexpError(f"{output}: {e.strerror or e}") from None
-    if not quiet:
-        size = f"{len(page) / 1e6:.1f} MB" if len(page) >= 1e6 else f"{len(page) / 1e3:.0f} kB"
-        tell(f"report: {output}, {size}")
+    read_files = [str(run.file) for arm in arms for run in arm.runs]
+    write_page("report", lambda: report(arms, settings, source=directories), output, read_files, quiet)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 import click
 
@@ -51,7 +50,7 @@ def command(
 
     Without -o, the page is served: `eexp view rollout.jsonl sr.jsonl`.
     """
-    from eexp.records.jsonl import write_to_stdout
+    from eexp.pages.output import write_page
     from eexp.viewer.spool import spooled
     from eexp.viewer.view import page_of, tokens_of
 
@@ -61,16 +60,7 @@ def command(
         raise UsageError("-o writes a page without a server: leave out --follow, --diff, --port and --open")
     with spooled(files, wait=output is not None) as (names, from_stdin):
         if output is not None:
-            page = page_of(names, settings).encode("utf-8", "replace")
-            if output == "-":
-                write_to_stdout(page)
-                return
-            try:
-                Path(output).write_bytes(page)
-            except OSError as e:
-                raise EexpError(f"{output}: {e.strerror or e}") from None
-            if not quiet:
-                tell(f"view: {output}, {len(page) / 1e6:.1f} MB")
+            write_page("view", lambda: page_of(names, settings), output, files or ["-"], quiet)
             return
         _serve(names, follow or from_stdin, tokens_of(settings.model), port, compared, opened)
 

@@ -61,7 +61,6 @@ class Matches:
 
     entries: list[int]  # numbers of index entries
     next: int | None  # where the list goes on, in places of its order; None at its end
-    searched: int  # how many entries were looked at
 
 
 @dataclass
@@ -200,7 +199,7 @@ class Index:
                         entries.append(entry)
                     if time.monotonic() > deadline:
                         break
-        return Matches(entries, place if place < known else None, place - start)
+        return Matches(entries, place if place < known else None)
 
     def count(self, masks: Sequence[int]) -> int:
         """Return how many entries fit all groups of filters."""

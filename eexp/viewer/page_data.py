@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from eexp.errors import InputError
 from eexp.viewer.facets import OUTCOMES, marks_of, parent_of, step_of, title_of
 from eexp.viewer.index import ORDERS, Index, parse
@@ -118,8 +116,3 @@ def pictures_of(record: dict) -> list[str]:
 def as_link(kind: str, content: bytes) -> str:
     """Return a picture as a link that holds it."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def dumps(answer: Any) -> bytes:
-    """Return an answer as JSON; numbers that JSON has not become null."""
-    return orjson.dumps(answer)

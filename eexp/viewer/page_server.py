@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import orjson
+
 from eexp.viewer import page_data
 from eexp.viewer.index import ORDERS, Index, Query
 from eexp.viewer.record_changes import Comparison
@@ -118,7 +120,7 @@ class Viewer:
         elif what == "find":
             file = int(given["file"]) if "file" in given else None
             result = {"entry": self.index.with_id(given.get("id", ""), file)}
-        return None if result is None else ("application/json", page_data.dumps(result))
+        return None if result is None else ("application/json", orjson.dumps(result))
 
     def _entry(self, given: dict[str, str]) -> int:
         entry = int(given.get("entry", ""))

@@ -251,6 +251,10 @@ def test_a_page_says_where_it_is_a_sample(files, tmp_path):
 
 def test_wrong_calls_are_one_line(files, tmp_path):
     run("view", tmp_path / "none.jsonl", "-o", "-").one_error(1, "none.jsonl: No such file")
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(files["sr"].read_bytes())
+    run("view", copy, "-o", copy).one_error(2, "both read and written")
+    assert copy.read_bytes() == files["sr"].read_bytes()
     run("view", "--diff", files["sr"]).one_error(2, "--diff compares two files")
     run("view", files["sr"], "--follow", "-o", "-").one_error(2, "without a server")
     run("view", files["sr"], "-m", tmp_path / "no-model", "-o", "-").one_error(1, "no-model")
