@@ -29,8 +29,8 @@ class Meter:
 
     def note_first_record(self) -> None:
         """Note that the first record is done: what was taken until now, a run takes once."""
-        of_children = _cpu_seconds_of_children()  # first, because it takes time itself
-        self._start = self._seconds(), self._cpu_seconds() + of_children
+        cpu_seconds = _cpu_seconds()  # first, because it takes time itself
+        self._start = self._seconds(), cpu_seconds
 
     def reading(self, pieces: Iterable[T]) -> Iterator[T]:
         """Yield what is read, and count the time that it takes to come as waited for."""
@@ -57,7 +57,7 @@ class Meter:
         Returns:
             seconds: Without those in which it waited for its input, or for the next stage of a pipe.
             start_seconds: Those up to the first record: a model that is loaded, workers that are started.
-            cpu_seconds: Processor time of this process and of all its children that have ended.
+            cpu_seconds: Processor time of this process and of all processes below it.
             start_cpu_seconds: That up to the first record.
             memory: Most bytes that this process has held.
             worker_memory: Most bytes that one of its children has held.
@@ -66,8 +66,10 @@ class Meter:
         from eexp.system.cores import usable_cores
 
         own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        seconds, cpu_seconds = self._seconds(), self._cpu_seconds()
+        seconds, cpu_seconds = self._seconds(), _cpu_seconds()
         start_seconds, start_cpu_seconds = self._start or (seconds, cpu_seconds)
+        # The time of a process that nobody waited for is gone when it ends.
+        cpu_seconds = max(cpu_seconds, start_cpu_seconds)
         return {
             "seconds": round(seconds, 3),
             "start_seconds": round(start_seconds, 3),
@@ -81,20 +83,14 @@ class Meter:
     def _seconds(self) -> float:
         return time.monotonic() - self._began - self.waited
 
-    @staticmethod
-    def _cpu_seconds() -> float:
-        """Return the processor time of this process and of its children that have ended."""
-        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
-
-def _cpu_seconds_of_children() -> float:
-    """Return the processor time of all processes below this one that are running."""
+def _cpu_seconds() -> float:
+    """Return the processor time of this process and of all below it, whether they have ended or are running."""
     import psutil
 
-    total = 0.0
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    total = sum(usage.ru_utime + usage.ru_stime for usage in usages)
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            times = child.cpu_times()
-            total += times.user + times.system
+            total += sum(child.cpu_times()[:4])  # its own, and of those that it has waited for
     return total
