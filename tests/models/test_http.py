@@ -577,7 +577,7 @@ def test_the_order_of_answers_decides_nothing(faulty):
     alone = play(1)
     assert [len(answers) for answers in alone[0]] == [g % 4 for g in range(16)]
     assert play(16) == alone
-    assert faulty.peak > 4
+    assert faulty.peak > 1  # how many exactly, the next test says
 
 
 def test_as_many_at_once_as_asked_for(faulty, monkeypatch):
