@@ -47,10 +47,11 @@ def list_command() -> None:
     Example:
       eexp env list
     """
-    from eexp.envs.registry import BUILT_IN, KINDS, registered
+    from eexp.envs.registry import BUILT_IN, ENVIRONMENTS, KINDS
 
     specs = {kind.name: (kind.spec, kind.line) for kind in BUILT_IN.values()}
-    specs |= {name: (name, f"{path}, from another package") for name, path in registered().items()}
+    others = ENVIRONMENTS.others()
+    specs |= {entry.name: (entry.name, f"{entry.summary} ({entry.origin})") for entry in others if not entry.problem}
     for name, (spec, line) in specs.items():
         show(f"{spec:23}  {line}")
         if problem := _problem_of(name):

@@ -16,10 +16,13 @@ def command() -> None:
     Example:
       eexp models
     """
-    from eexp.models.registry import KINDS
+    from eexp.models.registry import KINDS, usable_backends
     from eexp.system.terminal import show, style
 
     width = max(len(kind.spec) for kind in KINDS)
     for kind in KINDS:
         show(f"{kind.spec:{width}}  {kind.line}")
         show(style(f"  -m {kind.example}", dim=True))
+    for entry in usable_backends():
+        spec = f"{entry.name}[:TARGET]"
+        show(f"{spec:{width}}  {entry.summary} ({entry.origin})")
