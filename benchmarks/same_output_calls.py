@@ -383,6 +383,8 @@ TEXTS = {
     "--confidence 0.9 --name expert=Expert --megabytes 0.05 --common -q",
     "view": "view @rollout @mix -m tiny -o page.html -n 20 --megabytes 0.2 --seed 2 -q",
     "models": "models",
+    "plugins": "plugins",
+    "plugins-json": "plugins --others --check --json",
     "prompts-list": "prompts list",
     "prompts-record": "prompts show @style.toml --record @import-agenttraj --id agenttraj/house_1 --step 2",
     "prompts-check": "prompts check @style.toml",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import io
 import keyword
 import os
@@ -15,8 +14,9 @@ from typing import NoReturn
 import click
 
 from eexp import __version__
-from eexp.errors import EXIT_FAILED, EXIT_SIGNAL, EexpError, InputError
+from eexp.errors import EXIT_FAILED, EXIT_SIGNAL, EexpError, InputError, unexpected_error
 from eexp.system import signals, terminal
+from eexp.system.plugins import OF_PACKAGE, Registry
 
 # group -> name -> first line of its help. A test compares these lines with the commands.
 GROUPS = {
@@ -62,11 +62,21 @@ GROUPS = {
         "export-log": "Write trajectories, episodes and examples in formats of other tools.",
         "env": "List, show, check and play environments.",
         "models": "List what MODEL may be, with an example of each kind.",
+        "plugins": "List what names stand for, and what other packages add.",
         "prompts": "List, show and check prompt styles.",
         "schema": "Print the JSON Schema of a record type.",
     },
 }
 COMMANDS = {name: summary for commands in GROUPS.values() for name, summary in commands.items()}
+#: Other packages add commands under the entry-point group `eexp.commands`: a name, and the path of a click.Command.
+REGISTRY = Registry(
+    "eexp.commands",
+    "command",
+    {
+        name: (f"eexp.commands.{name.replace('-', '_')}{'_' * keyword.iskeyword(name)}:command", summary)
+        for name, summary in COMMANDS.items()
+    },
+)
 
 # (command, option) -> the command that does now what the option did. The old call is accepted in this version.
 RENAMED = {("compare", "--power"): "power"}
@@ -81,14 +91,21 @@ class ReaderGone(Exception):
 class Stages(click.Group):
     """The group of all commands, which imports a command's module when it is called."""
 
+    registry = REGISTRY
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
+        entry = REGISTRY.find(name)
+        if entry is None:
             return None
-        module = f"{name.replace('-', '_')}{'_' * keyword.iskeyword(name)}"
-        return importlib.import_module(f"eexp.commands.{module}").command
+        command = REGISTRY.load_entry(entry)
+        if not isinstance(command, click.Command):
+            raise EexpError(f"command {name!r}: {entry.path} of {entry.origin} is not a click.Command")
+        if entry.package:
+            ctx.meta[OF_PACKAGE] = entry
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -99,10 +116,10 @@ class Stages(click.Group):
                 if not ctx.resilient_parsing:
                     terminal.tell(f"note: `eexp {command} {option}` is `eexp {new_name}` now")
                 args = [new_name, *(argument for argument in args[1:] if argument != option)]
-        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing and not REGISTRY.find(name):
             import difflib
 
-            close = difflib.get_close_matches(name, COMMANDS)
+            close = difflib.get_close_matches(name, REGISTRY.names())
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
             raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
@@ -116,6 +133,11 @@ class Stages(click.Group):
             from eexp.system.packages import missing_package
 
             raise EexpError(missing_package(e)) from e
+        except Exception as e:
+            entry = ctx.meta.get(OF_PACKAGE)
+            if entry is None or isinstance(e, (EexpError, click.ClickException, click.exceptions.Exit, OSError)):
+                raise
+            raise unexpected_error(e, f"command {entry.name} of {entry.origin}") from e
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))
@@ -133,9 +155,9 @@ output: JSONL, one record a line.
 Example:
   eexp expert house -n 20 | eexp branch | eexp rollout | eexp reflect > sr.jsonl
 
-`eexp env list` shows what ENV may be, and `eexp models` what MODEL may be. Options that several commands share have an
-environment variable: EEXP_MODEL, EEXP_BASE, EEXP_ENV, EEXP_SEED, EEXP_PROMPT_STYLE, EEXP_ENV_TIMEOUT, EEXP_ON,
-EEXP_GPU_LAYERS and EEXP_COSTS. The command line wins.
+`eexp env list` shows what ENV may be, and `eexp models` what MODEL may be. Environment variables set
+shared options: EEXP_MODEL, EEXP_BASE, EEXP_ENV, EEXP_SEED, EEXP_PROMPT_STYLE, EEXP_ENV_TIMEOUT, EEXP_ON,
+EEXP_GPU_LAYERS, EEXP_COSTS. The command line wins.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 bad input, 4 done but some records were set aside.
 """

@@ -17,8 +17,8 @@ from it. Nothing here knows of a command line; eexp/console/parameters.py makes 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from eexp.errors import UsageError
 
@@ -57,6 +57,28 @@ class Word:
     """One of some words."""
 
     words: Sequence[str]
+
+
+class Table(Protocol):
+    """Names and what they stand for (eexp/system/plugins.py)."""
+
+    built_in: Mapping[str, Any]  # those that come with eexp
+
+    def find(self, name: str) -> Any:
+        """Return what a name stands for; None for a name that is in no package."""
+        ...
+
+    def names(self) -> list[str]:
+        """Return all names, those of other packages too."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Name:
+    """A name in a table, to which other packages may add."""
+
+    table: Table
+    more: Sequence[str] = ()  # further words, which are in no table
 
 
 @dataclasses.dataclass(frozen=True)

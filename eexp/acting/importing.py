@@ -19,15 +19,13 @@ from eexp.acting.settings import ImportSettings
 from eexp.envs.naming import Tasks
 from eexp.envs.replay import replay
 from eexp.errors import InputError
-from eexp.formats import conversations, logs, sft
+from eexp.formats import logs, sft
 from eexp.formats.conversations import Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
 from eexp.formats.names import WHOLE
 from eexp.records.callbacks import Count, OnError, Skip, add_counts, no_count, skip_none, stop_at_error
 from eexp.records.types import check_tools
 from eexp.workers.jobs import Runner, job_of, results
-
-FORMATS = {**conversations.FORMATS, **logs.IMPORTED}
 
 Note = Callable[[str], None]  # a function that is called with a remark for the user
 

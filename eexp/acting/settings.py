@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eexp.acting.audit import FIRST, FIRST_SHARE
 from eexp.envs.base import FORK_AUTO, FORK_WAYS
 from eexp.errors import InputError, UsageError
-from eexp.formats.names import ARGUMENT, EPISODES, MARKED, ROWS, WHOLE, WITH_TOOLS
+from eexp.formats.names import ARGUMENT, EPISODES, MARKED, ROWS, WHOLE, WITHOUT_TOOLS
 from eexp.records.record import canonical
 from eexp.settings import (
     ADMISSIBLE,
@@ -278,9 +278,9 @@ class ImportSettings(Checked):
             for name, value in {**about_records, **about_tasks}.items():
                 if value:
                     raise UsageError(f"{name} is for records of other projects; an episode holds the same itself")
-        elif self.drop_closing and format not in WITH_TOOLS:
+        elif self.drop_closing and format in WITHOUT_TOOLS:
             raise UsageError("--drop-closing is for chats with calls of tools, which only messages have")
-        elif self.action == ARGUMENT and format not in WITH_TOOLS:
+        elif self.action == ARGUMENT and format in WITHOUT_TOOLS:
             raise UsageError("--action argument is for calls of tools, which only messages have")
         elif not replayed:
             for name, value in about_tasks.items():

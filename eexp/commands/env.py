@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eexp.console import options
+from eexp.console.findings_output import AS_JSON, show_findings
 from eexp.console.parameters import option, parameter
 from eexp.errors import EXIT_FAILED, EexpError, environment_errors
 from eexp.settings import FILE, SEED, Number, Whole
@@ -47,10 +48,11 @@ def list_command() -> None:
     Example:
       eexp env list
     """
-    from eexp.envs.registry import BUILT_IN, KINDS, registered
+    from eexp.envs.registry import BUILT_IN, ENVIRONMENTS, KINDS
 
     specs = {kind.name: (kind.spec, kind.line) for kind in BUILT_IN.values()}
-    specs |= {name: (name, f"{path}, from another package") for name, path in registered().items()}
+    others = ENVIRONMENTS.others()
+    specs |= {entry.name: (entry.name, f"{entry.summary} ({entry.origin})") for entry in others if not entry.problem}
     for name, (spec, line) in specs.items():
         show(f"{spec:23}  {line}")
         if problem := _problem_of(name):
@@ -108,7 +110,8 @@ def show_command(spec: str, task: str | None) -> None:
     "Longest answer."
 )
 @parameter(SEED)
-def check_command(spec: str, number: int, actions: tuple[str, ...], timeout: float, seed: int) -> None:
+@AS_JSON
+def check_command(spec: str, number: int, actions: tuple[str, ...], timeout: float, seed: int, as_json: bool) -> None:
     """Check that an environment keeps its contract, so that its branches can be trusted.
 
     Some tasks are played, and then played again: in the same environment and in one opened anew, with and without
@@ -127,13 +130,7 @@ def check_command(spec: str, number: int, actions: tuple[str, ...], timeout: flo
     os.environ.update({**ONE_THREAD, **os.environ, "EEXP_ENV_TIMEOUT": str(timeout)})
 
     checker = check.Checker(lambda: open_env(spec), tasks=number, limit=timeout, seed=seed, actions=actions)
-    failed = 0
-    colours = {check.OK: "green", check.FAILED: "red", check.NOTE: "yellow"}
-    for result in checker.findings():
-        failed += result.verdict == check.FAILED
-        verdict = style(f"{result.verdict:4}", fg=colours.get(result.verdict))
-        show(f"{verdict}  {result.check:12}  {result.detail}")
-    if failed:
+    if show_findings(checker.findings(), as_json):
         sys.exit(EXIT_FAILED)
 
 

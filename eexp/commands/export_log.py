@@ -8,17 +8,18 @@ import click
 
 from eexp.console import options
 from eexp.console.parameters import option
-from eexp.formats.names import LOGS, SFT
-from eexp.settings import REQUIRED, Word
+from eexp.formats.names import EXPORT_FORMATS
+from eexp.settings import REQUIRED, Name
 
 if TYPE_CHECKING:
     from eexp.console.stream import Stream
 
 
 @click.command("export-log")
-@option(REQUIRED, "--format", type=Word([*LOGS, SFT])).help(
+@option(REQUIRED, "--format", type=Name(EXPORT_FORMATS)).help(
     "Harbor's trajectory format (ATIF), one a line; verifiers' episodes, as in its traces.jsonl; one "
-    "log of Inspect, which is held in memory; or, for examples, rows of chat messages."
+    "log of Inspect, which is held in memory; for examples, rows of chat messages; or a format of another package "
+    "(`eexp plugins`)."
 )
 @options.streams("trajectory", "example", "episode")
 def command(format: str, stream: Stream) -> None:
@@ -40,6 +41,6 @@ def command(format: str, stream: Stream) -> None:
     """
     from eexp.formats.export_log import export_log
 
-    with stream.open("export-log", format=format) as io:
+    with stream.open("export-log", format=EXPORT_FORMATS.label(format)) as io:
         for log in export_log(io.records(), format, on_error=io.fail):
             io.write(log, lineage=False)

@@ -10,19 +10,21 @@ from click.core import ParameterSource
 
 from eexp.acting.settings import ImportSettings
 from eexp.console import options
-from eexp.console.parameters import command_options, option
+from eexp.console.parameters import TableName, command_options, option
 from eexp.errors import UsageError, environment_errors
-from eexp.formats.names import CONVERSATIONS, EPISODES, INSPECT, ROWS
+from eexp.formats.names import EPISODES, IMPORT_FORMATS, ROWS
+from eexp.settings import Name
 
 if TYPE_CHECKING:
     from eexp.console.stream import Stream
     from eexp.envs.naming import Tasks
+    from eexp.formats.conversations import Format
     from eexp.formats.episodes import Selector
     from eexp.workers.pool import Pool
 
 
 @click.command("import")
-@click.argument("format", type=click.Choice([*CONVERSATIONS, *ROWS, EPISODES]))
+@click.argument("format", type=TableName(Name(IMPORT_FORMATS)))
 @option(None, "--env", type=options.ENV, metavar="SPEC", envvar="EEXP_ENV", shell_complete=options.complete_env).help(
     "Replay every record in this environment, check what was recorded and fill in what was not. "
     "Episodes name theirs; exec: programs, classes and servers have to be named here all the same.  "
@@ -38,8 +40,9 @@ def command(
 
     FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), sharegpt (chats of ShareGPT), messages
     (OpenAI's chat messages, with calls of tools), atif (Harbor's trajectories), verifiers (its traces.jsonl), inspect
-    (logs of Inspect, as JSON) or episodes (of `eexp eval`). A FILE has one record a line or, but for episodes, is a
-    JSON array; a log of Inspect is one object. Text that only says how to answer is left out.
+    (logs of Inspect, as JSON), episodes (of `eexp eval`) or a format of another package (`eexp plugins`). A FILE has
+    one record a line or, but for episodes, is a JSON array; a log of Inspect is one object. Text that only says how to
+    answer is left out.
 
     expert_sft, iwm_sft and reflection_sft are rows of chat messages for training, in the form of the files that the
     paper's authors published. They become examples of imitation, world model or reflection, with the words they have.
@@ -81,7 +84,7 @@ def command(
             tasks = Tasks(world, settings.split, settings.match, settings.names())
     if format == EPISODES:
         stream.types = ["episode"]
-    with stream.open("import", format=format, env=env, **settings.lineage(replayed)) as io:
+    with stream.open("import", format=IMPORT_FORMATS.label(format), env=env, **settings.lineage(replayed)) as io:
         if format in ROWS:
             rows = io.foreign_records()
             for record in import_rows(rows, format, settings.name or format, settings.task_key, on_error=io.fail):
@@ -101,14 +104,16 @@ def command(
 
 def _as_recorded(io: Stream, format: str, settings: ImportSettings, selector: Selector) -> Iterator[dict]:
     """Yield the trajectories of the input without a replay."""
-    from eexp.acting.importing import FORMATS, import_, import_episodes
+    from eexp.acting.importing import import_, import_episodes
+    from eexp.formats.conversations import import_format
 
     if format == EPISODES:
         episodes = io.records(skip_done=False)
         return import_episodes(episodes, settings.name, selector=selector, skip=io.done, on_error=io.fail)
+    conversations = import_format(format)
     return import_(
-        _foreign_records(io, format),
-        FORMATS[format],
+        _foreign_records(io, conversations),
+        conversations,
         settings.name or format,
         settings,
         selector=selector,
@@ -122,17 +127,17 @@ def _replayed(
     io: Stream, format: str, tasks: Tasks | None, pool: Pool, settings: ImportSettings, selector: Selector
 ) -> Iterator[dict]:
     """Yield the trajectories of the input, replayed; `tasks` is None for episodes, which name theirs."""
-    from eexp.acting.importing import FORMATS, import_replayed, import_replayed_episodes
+    from eexp.acting.importing import import_replayed, import_replayed_episodes
+    from eexp.formats.conversations import import_format
 
     watched = io.watch(pool, "trajectory")
     more: Any = {"selector": selector, "skip": io.done, "count": io.count, "note": io.note, "on_error": io.fail}
     if tasks is None:
         return import_replayed_episodes(io.records(skip_done=False), watched, settings, **more)
-    return import_replayed(_foreign_records(io, format), FORMATS[format], tasks, watched, settings, **more)
+    conversations = import_format(format)
+    return import_replayed(_foreign_records(io, conversations), conversations, tasks, watched, settings, **more)
 
 
-def _foreign_records(io: Stream, format: str) -> Iterator[dict]:
+def _foreign_records(io: Stream, format: Format) -> Iterator[dict]:
     """Yield the records of another program; of logs of Inspect, their samples."""
-    from eexp.formats import logs
-
-    return io.foreign_records(logs.samples(io.files) if format == INSPECT else None)
+    return io.foreign_records(format.documents(io.files) if format.documents else None)

@@ -12,9 +12,9 @@ import click
 from eexp.console import options
 from eexp.console.options import ModelOptions
 from eexp.console.parameters import command_options, option, parameter
-from eexp.examples.settings import GUARDS, RULES, GuardSettings, ReflectSettings
+from eexp.examples.settings import GUARDS, RATIONALES, GuardSettings, ReflectSettings
 from eexp.records.outcomes import with_failures_counted, with_outcomes_asked_for
-from eexp.settings import Whole, Word, prompt_style
+from eexp.settings import Name, Whole, Word, prompt_style
 
 if TYPE_CHECKING:
     from eexp.console.stream import Stream
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     "The model that writes the reflections; `eexp models` lists what MODEL may be.  [default: none, they are composed "
     "by rule]"
 )
-@option(None, "--rationale", type=Word(["model", "outcome", "search", "environment"])).help(
+@option(None, "--rationale", type=Name(RATIONALES, ("model",))).help(
     "Who writes: the model; a rule that composes the recorded outcomes; a rule that searches all those that were "
-    "executed for the way to the end, and writes down what it looks at; or a rule that starts from what the "
-    "environment says is known and still needed.  [default: the model if there is one, else outcome]"
+    "executed for the way to the end, and writes down what it looks at; a rule that starts from what the "
+    "environment says is known and still needed; or a rule of another package (`eexp plugins`).  [default: the model "
+    "if there is one, else outcome]"
 )
 @option(False, "--no-outcomes").help(
     "The model writes a thought and an action of its own, from the state alone. Needs --keep-matching."
@@ -120,7 +121,7 @@ def _rationale(
     """Return `ReflectSettings.rationale` for the options of the command line."""
     if no_outcomes != keep_matching:
         raise click.UsageError("--no-outcomes and --keep-matching belong together: give both")
-    if no_outcomes and rationale in RULES:
+    if no_outcomes and rationale not in (None, "model"):
         raise click.UsageError(f"--no-outcomes needs a model that writes, not --rationale {rationale}")
     if (no_outcomes or rationale == "model") and not model:
         raise click.UsageError(

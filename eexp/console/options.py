@@ -20,7 +20,8 @@ from eexp.console.parameters import PATH, Command, is_given, option, parameter
 from eexp.envs.base import STEP_LIMIT
 from eexp.envs.registry import light_names
 from eexp.settings import FILE, TRUST_REMOTE_CODE, Number, Option, Whole, Word, prompt_style
-from eexp.workers.executors import LOCAL, MOST_LIGHT, MOST_WORKERS, check_executor
+from eexp.system.plugins import OF_PACKAGE
+from eexp.workers.executors import EXECUTORS, LOCAL, MOST_LIGHT, MOST_WORKERS
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -127,6 +128,9 @@ def streams(
             stream = Stream(files, output, on_error, rejects, resume, quiet, types=types)
             stream.stage, stream.costs = ctx.command.name or "", costs
             stream.shard, stream.takes_shards = shard, shards
+            stream.acts = any(option.name in ("env", "on") for option in ctx.command.params)
+            if entry := ctx.meta.get(OF_PACKAGE):
+                stream.label = entry.label
             stream.uses_server = _uses_server(**ctx.params)
             stream.resumable = any(option.name == "resume" for option in ctx.command.params) and output is not None
             stream.also_read = _files_read(**ctx.params)
@@ -266,7 +270,7 @@ def _limits(unit: str) -> Callable[[Command], Command]:
     """Return the decorator that adds --on, --timeout and --memory; `unit` is what is tried again: "episode"."""
     on = option(LOCAL, "--on", metavar="local|ray[:ADDRESS]", envvar="EEXP_ON", callback=_executor).help(
         "Where the processes run: on this machine, or on the Ray cluster at ADDRESS (HOST:PORT or auto). Without "
-        "ADDRESS a cluster is started on this machine and ends with the command."
+        "ADDRESS a cluster is started on this machine and ends with the command. `eexp plugins` lists others."
     )
     timeout = option(
         None, "--timeout", type=Number(0, min_open=True), metavar="SECONDS", envvar="EEXP_ENV_TIMEOUT"
@@ -282,7 +286,7 @@ def _limits(unit: str) -> Callable[[Command], Command]:
 
 def _executor(ctx: click.Context, param: click.Parameter, value: str) -> str:
     """Return the value of --on if there is such an executor."""
-    check_executor(value)
+    EXECUTORS.get(value.partition(":")[0])
     return value
 
 

@@ -45,6 +45,22 @@ class ParsedText(click.ParamType):
             self.fail(str(e), param, ctx)
 
 
+class TableName(click.Choice):
+    """A name in a table; help lists those of eexp, and no other package is looked at before it is named."""
+
+    def __init__(self, kind: settings.Name):
+        super().__init__([*kind.more, *kind.table.built_in])
+        self.table = kind.table
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in self.choices:
+            return value
+        if self.table.find(value) is None:
+            names = dict.fromkeys([*self.choices, *self.table.names()])
+            return click.Choice(list(names)).convert(value, param, ctx)  # which refuses it
+        return value
+
+
 def _type(kind: Any) -> Any:
     """Return click's type for one of the types of eexp/settings.py, or another one as it is."""
     if isinstance(kind, settings.Whole):
@@ -54,6 +70,8 @@ def _type(kind: Any) -> Any:
         return number(kind.min, kind.max, min_open=kind.min_open, max_open=kind.max_open)
     if isinstance(kind, settings.Word):
         return click.Choice(list(kind.words))
+    if isinstance(kind, settings.Name):
+        return TableName(kind)
     if isinstance(kind, settings.File):
         return PATH
     return ParsedText(kind) if isinstance(kind, settings.Parsed) else kind

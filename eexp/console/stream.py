@@ -113,6 +113,8 @@ class Stream(AbstractContextManager):
         uses_server: Whether a server does a part of the work, to be set before `open`.
         resumable: Whether --resume goes on after an interruption, which is said then.
         also_read: Further files that the command reads, to be set before `open`.
+        acts: Whether the command acts in environments, to be set before `open`.
+        label: The name of the stage for the lineage where that is not its own, to be set before `open`.
         entry: The line that the stage adds to the lineage.
         counts: The numbers of the summary.
         set_aside: The number of records that were set aside.
@@ -141,7 +143,10 @@ class Stream(AbstractContextManager):
         self.uses_server = False
         self.resumable = False
         self.also_read: list[str] = []
+        self.acts = False
+        self.label = ""
         self.stage, self.types, self.entry = "", types, ""
+        self._entries: dict[str, str] = {}  # the line for records of an environment
         self.counts: Counter[str] = Counter()
         self.set_aside = 0
         self._shown = self._not_shown = 0  # records set aside that standard error has a line of, or has not
@@ -179,7 +184,7 @@ class Stream(AbstractContextManager):
             EexpError: A file cannot be opened.
         """
         self.stage = stage
-        self.entry = records.lineage_entry(stage, **settings)
+        self.entry = records.lineage_entry(self.label or stage, **settings)
         if self.costs:
             from eexp.system.meter import Meter
 
@@ -253,7 +258,7 @@ class Stream(AbstractContextManager):
                 raise UsageError(
                     f"{output}:{number}: not written by `eexp {self.stage}`: remove it or give another -o"
                 ) from None
-            if last != self.entry:
+            if last != self._entry_for(record):
                 raise UsageError(
                     f"{output}:{number}: written by `{last}`, but this is `{self.entry}`: "
                     f"give the same options, or another -o"
@@ -494,7 +499,7 @@ class Stream(AbstractContextManager):
                 raise EexpError(f"{record.get('id')}: written for a task that was not in the list of tasks")
             record = marked(record, mark)
         try:
-            line = dumps(records.with_lineage(record, self.entry) if lineage else record)
+            line = dumps(records.with_lineage(record, self._entry_for(record)) if lineage else record)
         except InputError as e:  # a text of an environment or a server that JSON cannot hold
             self.fail(record, e)
             return
@@ -509,6 +514,26 @@ class Stream(AbstractContextManager):
             self._sizes["alternatives"] += sum(
                 len(step.get("alternatives") or ()) for step in record.get("steps") or ()
             )
+
+    def _entry_for(self, record: dict) -> str:
+        """Return the line of this stage for the lineage of a record.
+
+        It names the package of the record's environment where the stage acts in one that does not come with eexp.
+        """
+        env = record.get("env") if self.acts else None
+        if not isinstance(env, str):
+            return self.entry
+        if env not in self._entries:
+            from eexp.envs.opening import without_noise
+            from eexp.envs.registry import entry_of
+
+            try:
+                entry = entry_of(without_noise(env))
+            except UsageError:  # of a record that is set aside
+                entry = None
+            made_with = f" plugin={entry.label}" if entry and entry.package else ""
+            self._entries[env] = f"{self.entry}{made_with}"
+        return self._entries[env]
 
     def _mark_of_task(self, record: dict) -> Mark | None:
         """Return the mark of the task that a record comes from, once; None where no task was shared out for it."""

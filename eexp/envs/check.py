@@ -31,8 +31,7 @@ from eexp.envs.answers import fault_of
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EexpError, EnvironmentFailed, NoRoom, short
 from eexp.records.record import succeeded
-
-OK, NOTE, FAILED, SKIPPED = "ok", "note", "FAIL", "-"
+from eexp.system.findings import FAILED, NOTE, OK, SKIPPED, Broken, Finding, NothingToCheck, WorthKnowing, must
 
 MOST_TASKS = 100_000  # tasks of a split that are looked at
 MOST_ACTIONS = 12  # actions of an episode
@@ -40,27 +39,6 @@ POINTS = 3  # states of an episode at which branches are tried
 NONSENSE = ("", "xyzzy the plugh", 'say "\\"', "zwölf\n\t\N{SNOWMAN}", "open " * 400)
 
 Answer = TypeVar("Answer")
-
-
-@dataclass
-class Finding:
-    """The result of one check, with its detail in words."""
-
-    check: str
-    verdict: str  # OK, NOTE (worth knowing, but nothing is broken), FAILED or SKIPPED
-    detail: str
-
-
-class _ContractBroken(Exception):
-    """Error raised when the contract is broken; the message says how."""
-
-
-class _WorthKnowing(Exception):
-    """Raised to end a check in which nothing is broken, but a user of the environment should know the result."""
-
-
-class _NothingToCheck(Exception):
-    """Raised to end a check that does not apply to the environment."""
 
 
 @dataclass
@@ -175,11 +153,11 @@ class Checker:
         """Run a check, which returns a detail; return its finding, and whether the following ones cannot be made."""
         try:
             return Finding(name, OK, check()), False
-        except _NothingToCheck as e:
+        except NothingToCheck as e:
             return Finding(name, SKIPPED, str(e)), False
-        except _WorthKnowing as e:
+        except WorthKnowing as e:
             return Finding(name, NOTE, str(e)), False
-        except _ContractBroken as e:
+        except Broken as e:
             lacking = {"splits": not self.splits_to_list, "lists tasks": not self.tasks, "plays": True, "repeats": True}
             return Finding(name, FAILED, str(e)), lacking.get(name, False)
         except EexpError as e:
@@ -196,8 +174,8 @@ class Checker:
         """Check the names of the splits."""
         names = self._ask("splits")
         self.splits_to_list = list(dict.fromkeys(names))
-        _must(isinstance(names, list) and bool(names), f"splits: expected a list of names, got {short(names)}")
-        _must(len(self.splits_to_list) == len(names), f"splits: a name stands there twice: {short(names)}")
+        must(isinstance(names, list) and bool(names), f"splits: expected a list of names, got {short(names)}")
+        must(len(self.splits_to_list) == len(names), f"splits: a name stands there twice: {short(names)}")
         return ", ".join(names)
 
     def lists_tasks(self) -> str:
@@ -206,19 +184,19 @@ class Checker:
         for split, tasks in listed.items():  # before the checks, so that tasks with a fault can be played
             number = self.n_tasks if split == self.splits_to_list[0] else 1
             self.tasks += self.rng.sample(tasks, min(number, len(tasks)))
-        _must(bool(self.tasks), "there are no tasks")
+        must(bool(self.tasks), "there are no tasks")
         counts: list[str] = []
         split_of: dict[str, str] = {}
         for split, tasks in listed.items():
             for task in tasks:
-                _must(
+                must(
                     task.get("split") == split, f"task {task['id']}: its split is {task.get('split')!r}, not {split!r}"
                 )
                 first = split_of.setdefault(task["id"], split)
-                _must(first == split, f"task {task['id']} is in {first} and in {split}")
+                must(first == split, f"task {task['id']} is in {first} and in {split}")
             ids = [task["id"] for task in tasks]
-            _must(len(set(ids)) == len(ids), f"two tasks of {split} have the same id")
-            _must(
+            must(len(set(ids)) == len(ids), f"two tasks of {split} have the same id")
+            must(
                 self._tasks(split) == tasks,
                 f"the tasks of {split} are other ones, or in another order, the second time",
             )
@@ -232,7 +210,7 @@ class Checker:
         steps = sum(len(episode.actions) for episode in self.episodes)
         over = all(episode.observations[0].done for episode in self.episodes)
         why = "the tasks are over at their beginning" if over else "neither an expert nor an admissible list tells one"
-        _must(steps > 0, f"no action was taken: {why}; name some with --action TEXT (may be repeated)")
+        must(steps > 0, f"no action was taken: {why}; name some with --action TEXT (may be repeated)")
         return f"{len(self.episodes)} tasks, {steps} actions"
 
     def repeats(self) -> str:
@@ -246,7 +224,7 @@ class Checker:
         for episode in self.episodes:
             try:
                 self._repeat(self.env, episode, "when nothing was asked on the way", ask=False)
-            except _ContractBroken:
+            except Broken:
                 self._repeat(self.env, episode, "the third time")  # raises where the questions are not the cause
                 raise
         return "asking changes nothing"
@@ -267,7 +245,7 @@ class Checker:
     def side_by_side(self) -> str:
         """Check that two instances of a light environment do not influence each other."""
         if not self.env.light:
-            raise _NothingToCheck("not declared light; `eexp eval` gives each episode a process")
+            raise NothingToCheck("not declared light; `eexp eval` gives each episode a process")
         when = "while another instance played"
         for episode, beside in zip(self.episodes, [*self.episodes[1:], self.episodes[0]]):
 
@@ -286,12 +264,12 @@ class Checker:
     def forks(self) -> str:
         """Check that branches in a fork equal those in a replay, and leave the path alone."""
         if self.env.in_process and (reason := forking.why_unfit(self.env, "process")):
-            raise _ContractBroken(f"declares in_process, but {reason}")
+            raise Broken(f"declares in_process, but {reason}")
         ways = [way for way in ("state", "process") if forking.why_unfit(self.env, way) is None]
         if not ways:
             reason = self.env.why_no_copy()
             because = f" ({reason})" if reason else ""
-            raise _NothingToCheck(f"cannot be forked{because}; every alternative costs a replay")
+            raise NothingToCheck(f"cannot be forked{because}; every alternative costs a replay")
         branches = 0
         for episode in self.episodes:
             points = self._points(episode)
@@ -305,7 +283,7 @@ class Checker:
     def harmless(self) -> str:
         """Check that actions which are declared harmless change nothing."""
         if not self.env.has("harmless"):
-            raise _NothingToCheck("no action is declared harmless")
+            raise NothingToCheck("no action is declared harmless")
         n_actions = 0
         for episode in self.episodes:
 
@@ -315,18 +293,18 @@ class Checker:
                 for action in [a for a in candidates if self.env.harmless(a)][:3]:
                     observation = self._ask("step", action)
                     n_actions += 1
-                    _must(not observation.done, f"{short(action)} is declared harmless, and it ended {_task(episode)}")
+                    must(not observation.done, f"{short(action)} is declared harmless, and it ended {_task(episode)}")
 
             when = "after actions that are declared harmless"
             self._repeat(self.env, episode, when, between=ask_in_place, on_path=False)
         if not n_actions:
-            raise _NothingToCheck("none of the actions tried is declared harmless; name one with --action")
+            raise NothingToCheck("none of the actions tried is declared harmless; name one with --action")
         return f"{n_actions} actions executed in place"
 
     def admissible(self) -> str:
         """Check that admissible actions are valid."""
         if all(actions is None for episode in self.episodes for actions in episode.lists):
-            raise _NothingToCheck("no list; `branch` needs a model here")
+            raise NothingToCheck("no list; `branch` needs a model here")
         n_actions = 0
         for episode in self.episodes:
             for i in self._points(episode):
@@ -334,11 +312,11 @@ class Checker:
                     observation = self._after(self.other, episode.until(i), action)
                     n_actions += 1
                     place = f"{_task(episode)}, state {i}"
-                    _must(
+                    must(
                         observation.valid, f"{place}: lists {short(action)}, and refuses it: {short(observation.text)}"
                     )
         if not n_actions:
-            raise _NothingToCheck("the lists are empty wherever they were looked at")
+            raise NothingToCheck("the lists are empty wherever they were looked at")
         return f"{n_actions} listed actions tried, all valid"
 
     def expert(self) -> str:
@@ -361,19 +339,19 @@ class Checker:
             else:
                 refused_in_failures += refused
         if not played:
-            raise _NothingToCheck("none; `expert` has nothing to record here")
-        _must(
+            raise NothingToCheck("none; `expert` has nothing to record here")
+        must(
             not refused_in_failures,
             f"{len(refused_in_failures)} of its actions are refused, such as {refused_in_failures[:1]}",
         )
-        _must(solved > 0, f"reaches the goal in none of {played} tasks")
+        must(solved > 0, f"reaches the goal in none of {played} tasks")
         detail = f"reaches the goal in {solved} of {played} tasks"
         if played < len(self.tasks):
             detail += f"; for {len(self.tasks) - played} it knows no action"
         if refused_in_successes:
             detail += f", {len(refused_in_successes)} refused actions on the way, such as {refused_in_successes[0]}"
         if solved < played or refused_in_successes:
-            raise _WorthKnowing(detail)
+            raise WorthKnowing(detail)
         return detail
 
     def nonsense(self) -> str:
@@ -394,13 +372,13 @@ class Checker:
                     if observation.valid:
                         accepted.add(action)
                         return False
-                    _must(not observation.done, f"{task}: {short(action)} is not valid, and yet it ended the episode")
+                    must(not observation.done, f"{task}: {short(action)} is not valid, and yet it ended the episode")
                     return True
 
                 when = f"after {short(action)}, which it said was not valid"
                 self._repeat(self.env, episode, when, between=try_action, on_path=False)
         if accepted:
-            raise _WorthKnowing(f"answers {short(min(accepted))} as valid, nonsense in most worlds: is that meant?")
+            raise WorthKnowing(f"answers {short(min(accepted))} as valid, nonsense in most worlds: is that meant?")
         return f"{n_actions} answered, marked as not valid, and nothing changes"
 
     def closes(self, children: set[int]) -> str:
@@ -410,7 +388,7 @@ class Checker:
         deadline = time.monotonic() + 2.0
         while (leftovers := _children() - children) and time.monotonic() < deadline:
             time.sleep(0.05)
-        _must(not leftovers, f"processes are left over: {', '.join(map(str, sorted(leftovers)))}")
+        must(not leftovers, f"processes are left over: {', '.join(map(str, sorted(leftovers)))}")
         return "leaves no process behind"
 
     # -- playing -------------------------------------------------------------------------------------------------------
@@ -454,7 +432,7 @@ class Checker:
         """
         observation = self._ask("reset", episode.task, env=env)
         instruction = self._ask("instruction", env=env)
-        _must(
+        must(
             instruction == episode.instruction,
             f"{_task(episode)}: the instruction is {short(instruction)} {when}, and was {short(episode.instruction)}",
         )
@@ -473,7 +451,7 @@ class Checker:
     def _compare(
         self, env: Environment, episode: _ReferenceEpisode, i: int, observation: Observation, when: str
     ) -> None:
-        """Raise _ContractBroken if an observation is not that of state number i."""
+        """Raise Broken if an observation is not that of state number i."""
         first = episode.observations[i]
         if self._masked(env, observation) == self._masked(env, first):
             return
@@ -482,22 +460,22 @@ class Checker:
             texts = [short(str(o.outcome() | {"observation": "..."})) for o in (observation, first)]
         if observation.text != first.text and texts[0] == texts[1]:
             texts = [short(o.text[len(commonprefix([observation.text, first.text])) :]) for o in (observation, first)]
-        raise _ContractBroken(f"{_where(episode, i)}: {texts[0]} {when}, and {texts[1]} the first time")
+        raise Broken(f"{_where(episode, i)}: {texts[0]} {when}, and {texts[1]} the first time")
 
     def _compare_lists(self, env: Environment, episode: _ReferenceEpisode, i: int, when: str) -> None:
-        """Raise _ContractBroken if the admissible actions are not those of state number i."""
+        """Raise Broken if the admissible actions are not those of state number i."""
         listed = self._list(env)
         if listed != episode.lists[i]:
-            raise _ContractBroken(
+            raise Broken(
                 f"{_where(episode, i)}: the admissible actions are {short(listed)} {when}, "
                 f"and were {short(episode.lists[i])} the first time"
             )
 
     def _compare_advice(self, env: Environment, episode: _ReferenceEpisode, i: int, when: str) -> None:
-        """Raise _ContractBroken if the expert's action is not that of state number i."""
+        """Raise Broken if the expert's action is not that of state number i."""
         advice = self._ask("expert", env=env)
         if advice != episode.advice[i]:
-            raise _ContractBroken(
+            raise Broken(
                 f"{_where(episode, i)}: the expert's action is {short(advice)} {when}, "
                 f"and was {short(episode.advice[i])} the first time"
             )
@@ -527,7 +505,7 @@ class Checker:
                 for action, replayed in zip(alternatives.get(i, []), expected.get(i, [])):
                     observation = self._timed(f"fork ({way})", partial(execute, action))
                     if self._masked(self.env, observation) != self._masked(self.env, replayed):
-                        raise _ContractBroken(
+                        raise Broken(
                             f"{_where(episode, i)}: {short(action)} leads to {short(observation.text)} in a fork by "
                             f"{way}, and to {short(replayed.text)} in a replay"
                         )
@@ -552,24 +530,24 @@ class Checker:
         try:
             return [orjson.loads(orjson.dumps(task)) for task in tasks]
         except (TypeError, orjson.JSONEncodeError) as e:
-            raise _ContractBroken(f"a task of {split} cannot be written as JSON: {e}") from None
+            raise Broken(f"a task of {split} cannot be written as JSON: {e}") from None
 
     def _list(self, env: Environment) -> list[str] | None:
-        """Return the admissible actions of the current state. Raises _ContractBroken if they are no such list."""
+        """Return the admissible actions of the current state. Raises Broken if they are no such list."""
         listed = self._ask("admissible", env=env)
         if listed is not None:
-            _must(isinstance(listed, list), f"admissible: expected a list of strings, got {short(listed)}")
+            must(isinstance(listed, list), f"admissible: expected a list of strings, got {short(listed)}")
             double = next((a for a in listed if listed.count(a) > 1), None) if len(set(listed)) < len(listed) else None
-            _must(double is None, f"admissible: {short(double)} is listed twice")
+            must(double is None, f"admissible: {short(double)} is listed twice")
         return listed
 
     def _ask(self, method: str, *args: Any, env: Environment | None = None) -> Any:
         """Call a method of an environment and check what it returns."""
         answer = self._timed(method, lambda: getattr(env or self.env, method)(*args))
         fault = fault_of(method, answer)
-        _must(fault is None, f"{method}: {fault}")
+        must(fault is None, f"{method}: {fault}")
         if isinstance(answer, Observation) and answer.score is not None:
-            _must(0 <= answer.score <= 1, f"{method}: score: expected 0 to 1 or None, got {short(answer.score)}")
+            must(0 <= answer.score <= 1, f"{method}: score: expected 0 to 1 or None, got {short(answer.score)}")
         return answer
 
     def _timed(self, what: str, call: Callable[[], Answer]) -> Answer:
@@ -578,10 +556,10 @@ class Checker:
         try:
             with _alarm(self.limit, what):
                 return call()
-        except (EexpError, _ContractBroken):
+        except (EexpError, Broken):
             raise
         except Exception as e:
-            raise _ContractBroken(f"{what}: raised {type(e).__name__}: {' '.join(str(e).split())}") from e
+            raise Broken(f"{what}: raised {type(e).__name__}: {' '.join(str(e).split())}") from e
         finally:
             self.durations[what].append(1000 * (time.perf_counter() - began))
 
@@ -618,11 +596,6 @@ def _children() -> set[int]:
     import psutil
 
     return {child.pid for child in psutil.Process().children(recursive=True)}
-
-
-def _must(holds: bool, message: str) -> None:
-    if not holds:
-        raise _ContractBroken(message)
 
 
 def _task(episode: _ReferenceEpisode) -> str:

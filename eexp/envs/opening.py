@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from eexp.envs.answers import checked
 from eexp.envs.base import Environment
 from eexp.envs.logins import withhold_logins, without_logins
-from eexp.envs.registry import NOISY, PROGRAM, SERVERS, class_path, environment_names, known_specs
+from eexp.envs.registry import ENVIRONMENTS, NOISY, PROGRAM, SERVERS, entry_of, environment_names, known_specs
 from eexp.envs.spec_options import refuse_unknown_options, split_options
 from eexp.errors import EexpError, InputError, UsageError
 
@@ -68,32 +68,39 @@ def _search_working_directory() -> None:
 def _class_of(spec: str) -> type[Environment]:
     """Import the class behind a spec that is neither a program nor has noise. Raises as `open_env` does."""
     name = spec.partition("?")[0]
-    path = class_path(name)
-    if path is None:
+    if entry := entry_of(spec):
+        environment_class, source = ENVIRONMENTS.load(entry.name), f"{entry.path} of {entry.origin}"
+    elif ":" in name:
+        environment_class, source = _class_in_module(spec), name
+    else:
         close = get_close_matches(name, environment_names())
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known_specs())}"
         raise UsageError(f"unknown environment {spec!r}; {hint}")
-    module_name, _, attribute = path.partition(":")
-    if path == name:
-        _search_working_directory()
+    if not (isinstance(environment_class, type) and issubclass(environment_class, Environment)):
+        raise UsageError(f"environment {spec!r}: {source} is not a class derived from eexp.envs.Environment")
+    return checked(environment_class)
+
+
+def _class_in_module(spec: str) -> object:
+    """Return what `package.module:Class` of a spec names, installed or in the working directory."""
+    module_name, _, attribute = spec.partition("?")[0].partition(":")
+    _search_working_directory()
     try:
         module = importlib.import_module(module_name)
     except ImportError as e:
         hint = ""
         if module_name.endswith(".py"):
             hint = f"; a module is named without .py: {module_name.removesuffix('.py')}:{attribute}"
-        elif isinstance(e, ModuleNotFoundError) and e.name == module_name and path == name:
+        elif isinstance(e, ModuleNotFoundError) and e.name == module_name:
             hint = f", neither installed nor in {os.getcwd()}"
         raise EexpError(f"environment {spec!r} cannot be loaded: {e}{hint}") from None
     except Exception as e:  # a mistake in a module that is not part of eexp
         raise EexpError(f"environment {spec!r} cannot be loaded: {type(e).__name__}: {' '.join(str(e).split())}") from e
-    environment_class = getattr(module, attribute, None)
-    if environment_class is None:
-        file = getattr(module, "__file__", None) or module_name
-        raise UsageError(f"environment {spec!r}: {file} has no {attribute!r}")
-    if not (isinstance(environment_class, type) and issubclass(environment_class, Environment)):
-        raise UsageError(f"environment {spec!r}: {path} is not a class derived from eexp.envs.Environment")
-    return checked(environment_class)
+    if not hasattr(module, attribute):
+        raise UsageError(
+            f"environment {spec!r}: {getattr(module, '__file__', None) or module_name} has no {attribute!r}"
+        )
+    return getattr(module, attribute)
 
 
 def unsafe_in_records(spec: str) -> str | None:
@@ -182,7 +189,7 @@ class OpenEnvironments:
             except UsageError as e:
                 if self.allowed:
                     raise
-                known = spec.startswith(_NOISY) or class_path(spec.partition("?")[0])
+                known = spec.startswith(_NOISY) or ":" in spec.partition("?")[0] or entry_of(spec)
                 hint = "" if known else f"; {_NOT_REPLAYED}"
                 raise InputError(f"{e}{hint}", "$.env") from None
         return self._open[spec]

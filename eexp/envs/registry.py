@@ -1,6 +1,7 @@
 """The kinds of environments: one table, from which `eexp env list`, manual pages, completion and messages are made.
 
-Other packages add environments of their own under the entry-point group `eexp.environments`.
+Other packages add environments of their own under the entry-point group `eexp.environments`: a name, and the path of a
+class derived from `base.Environment`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-ENTRY_POINTS = "eexp.environments"
+from eexp.system.plugins import Entry, Registry
 
 
 @dataclass(frozen=True)
@@ -87,26 +88,28 @@ BUILT_IN = {kind.name: kind for kind in KINDS if kind.path and not kind.has_targ
 SERVERS = {kind.name: kind for kind in KINDS if kind.has_target}
 
 
-def registered() -> dict[str, str]:
-    """Return the environments that other packages have registered: name -> `package.module:Class`."""
-    from importlib.metadata import entry_points
-
-    return {entry.name: entry.value for entry in entry_points(group=ENTRY_POINTS)}
+#: All environments that have a name, those of other packages too.
+ENVIRONMENTS = Registry(
+    "eexp.environments", "environment", {kind.name: (kind.path, kind.line) for kind in KINDS if kind.path}
+)
 
 
 def environment_names() -> list[str]:
     """Return the names of all environments that are opened by a bare name, built in or registered, sorted."""
-    return sorted({*BUILT_IN, *registered()})
+    return sorted(name for name in ENVIRONMENTS.names() if name not in SERVERS)
 
 
-def class_path(name: str) -> str | None:
-    """Return the class behind the part of a spec before its options, as `package.module:Class`; None for none.
+def entry_of(spec: str) -> Entry | None:
+    """Return the environment that a spec names; None for a class, a program or noise, and for what does not exist.
 
     Args:
-        name: Such as `house`, `openenv:http://localhost:8000` or `package.module:Class`.
+        spec: Such as `house?objects=10`, or `openenv:http://localhost:8000`.
     """
-    kind = SERVERS.get(name.partition(":")[0]) or BUILT_IN.get(name)
-    return kind.path if kind else registered().get(name) or (name if ":" in name else None)
+    name = spec.partition("?")[0]
+    scheme, colon, _ = name.partition(":")
+    if colon and scheme not in SERVERS:
+        return None
+    return ENVIRONMENTS.find(scheme)
 
 
 def known_specs() -> list[str]:

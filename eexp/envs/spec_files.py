@@ -6,7 +6,7 @@ import os
 import shlex
 
 from eexp.envs.opening import without_noise
-from eexp.envs.registry import BUILT_IN, PROGRAM, SERVERS, registered
+from eexp.envs.registry import PROGRAM, SERVERS
 from eexp.envs.spec_options import split_options
 
 
@@ -27,7 +27,7 @@ def named_files(spec: str) -> list[str]:
     values = list(split_options(spec).values())
     if scheme in SERVERS:
         values += [] if "://" in target else _words(target)
-    elif colon and name not in BUILT_IN and name not in registered():
+    elif colon:
         values += _modules_beside(scheme.partition(".")[0])
     return _existing(values)
 

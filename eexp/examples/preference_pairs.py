@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eexp.errors import InputError
+from eexp.examples.judges import first_reason, open_judges
 from eexp.examples.reflection.situations import situations
-from eexp.examples.settings import PreferenceSettings
+from eexp.examples.settings import JUDGES, PreferenceSettings
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Dialogue
 from eexp.records.callbacks import Count, OnError, no_count, stop_at_error
-from eexp.records.outcomes import SHORTCOMINGS, actions_to_the_end, shortcoming, takes_longer
+from eexp.records.outcomes import actions_to_the_end
 from eexp.records.record import example, preference, tools_at
 
 #: The counter of contenders that are no evidence.
@@ -85,7 +86,8 @@ def _pairs(
     on_error: OnError,
 ) -> Iterator[_Pair]:
     """Yield the pairs of all states; the dialogue is at the state of each when it is yielded."""
-    accepted = settings.worse or SHORTCOMINGS
+    judges = open_judges(settings.worse)
+    accepted = settings.worse or tuple(JUDGES.built_in)
     for t in trajectories:
         try:
             style.shown_tools(tools_at(t, 0))
@@ -100,24 +102,21 @@ def _pairs(
                 count(situation.left_out, 1)
             else:
                 outcome = situation.outcome or {}
-                worse = [
-                    (reason, alternative)
-                    for alternative in situation.contenders
-                    if (reason := _reason(t, situation.i, step["observation"], outcome, alternative))
-                ]
+                try:
+                    worse = [
+                        (reason, alternative)
+                        for alternative in situation.contenders
+                        if (reason := first_reason(judges, accepted, t, situation.i, alternative))
+                    ]
+                except InputError as e:  # of a judge of another package
+                    on_error(t, e.at(f"$.steps[{situation.i}]"))
+                    break
                 count(FOLLOWED, sum(a.get("then") is not None for a in situation.contenders))
                 count(NO_SHORTCOMING, len(situation.contenders) - len(worse))
                 taken = [(reason, a) for reason, a in worse if reason in accepted][: settings.most]
                 for n, (reason, alternative) in enumerate(taken):
                     yield _Pair(t, situation.i, step, n, reason, alternative, outcome)
             dialogue.add(step)
-
-
-def _reason(trajectory: dict, i: int, observation: str, expert: dict, alternative: dict) -> str | None:
-    """Return why an alternative of step `i` is worse than the expert's action; None if that is not known."""
-    if reason := shortcoming(observation, expert, alternative["outcome"]):
-        return reason
-    return "later" if takes_longer(trajectory, i, alternative) else None
 
 
 def _preference(pair: _Pair, style: PromptStyle, dialogue: Dialogue) -> dict:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eexp.records.outcomes import SHORTCOMINGS
 from eexp.settings import (
     FILE,
     POOL,
@@ -15,6 +14,7 @@ from eexp.settings import (
     SEED,
     Checked,
     Finite,
+    Name,
     Number,
     Whole,
     Word,
@@ -26,9 +26,34 @@ from eexp.settings import (
     recorded,
     temperature,
 )
+from eexp.system.plugins import Registry
 
-#: The author in `reflection_by`, by rationale, of reflections that no model writes.
-RULES = {"outcome": "rule: outcome", "environment": "rule: environment", "search": "rule: search"}
+#: The rules that compose reflections. Other packages add some: a function that takes a `Situation` and ReflectSettings
+#: and returns a text, "" for none; or a class derived from `Rule` (eexp/examples/reflection/base.py).
+RATIONALES = Registry(
+    "eexp.rationales",
+    "rationale",
+    {
+        "outcome": ("eexp.examples.reflection.rationale:by_outcome", "composes the recorded outcomes"),
+        "environment": ("eexp.examples.reflection.rationale:ByNotes", "starts from the environment's notes"),
+        "search": ("eexp.examples.reflection.search:BySearch", "looks ahead over all executed outcomes"),
+    },
+)
+BY_MODEL = ("model", "own")  # rationales that a model writes
+
+#: Judges say whether an alternative did worse than the expert's action, and the first that does names how. Other
+#: packages add some: a function that takes a trajectory, the number of a step and one of its alternatives.
+JUDGES = Registry(
+    "eexp.judges",
+    "judge",
+    {
+        "refused": ("eexp.examples.judges:refused", "the environment refused the action"),
+        "ended": ("eexp.examples.judges:ended", "the episode ended without success"),
+        "score": ("eexp.examples.judges:score", "the score is lower"),
+        "unchanged": ("eexp.examples.judges:unchanged", "nothing changed"),
+        "later": ("eexp.examples.judges:later", "`eexp follow` completed the task later, or not at all"),
+    },
+)
 
 #: The names of all guards (eexp/examples/reflection/guards.py), as `--no-guard` takes them.
 GUARDS = ("cut-off", "repeated", "length", "setup", "hindsight", "other-action", "invented")
@@ -129,8 +154,8 @@ class ReflectSettings(Checked):
     """Settings of `reflect`.
 
     Attributes:
-        rationale: "model", "outcome", "search" or "environment" (`eexp reflect --rationale`), or "own": the model
-            writes a thought and an action from the state alone, which are kept if the action is the expert's (STaR).
+        rationale: "model", a name in RATIONALES (`eexp reflect --rationale`), or "own": the model writes a thought and
+            an action from the state alone, which are kept if the action is the expert's (STaR).
         pool, first: The alternatives that are weighed, as in `records.alternatives_of`.
     """
 
@@ -161,14 +186,12 @@ class ReflectSettings(Checked):
     @property
     def by_model(self) -> bool:
         """Whether a model writes."""
-        return self.rationale not in RULES
+        return self.rationale in BY_MODEL
 
     @property
     def weighs(self) -> bool:
         """Whether a reflection weighs contenders."""
-        return self.rationale in ("model", "search") or (
-            self.rationale in ("outcome", "environment") and self.weigh > 0
-        )
+        return self.rationale in ("model", "search") or (self.rationale != "own" and self.weigh > 0)
 
     @property
     def needs_contenders(self) -> bool:
@@ -177,7 +200,8 @@ class ReflectSettings(Checked):
 
     def lineage(self) -> dict[str, Any]:
         """Return the settings that decide the output, but for the seed, by the names of their options."""
-        entries: dict[str, Any] = {"rationale": self.rationale, "pool": self.pool, "first": self.first}
+        rationale = RATIONALES.label(self.rationale)
+        entries: dict[str, Any] = {"rationale": rationale, "pool": self.pool, "first": self.first}
         entries["per_alternative"] = self.per_alternative or None
         if self.rationale == "search":
             return {**entries, "ahead": self.ahead}
@@ -199,10 +223,11 @@ class ReflectSettings(Checked):
 class PreferenceSettings(Checked):
     """Settings of `preference_data`."""
 
-    worse: tuple[str, ...] = option((), type=Word(SHORTCOMINGS), multiple=True).help(
+    worse: tuple[str, ...] = option((), type=Name(JUDGES), multiple=True).help(
         "What counts as worse: the environment refused the action (refused), the episode ended without success "
         "(ended), the score is lower (score), nothing changed (unchanged), or `eexp follow` completed the task after "
-        "it later than the expert, or not at all (later). Can be given several times.  [default: all]"
+        "it later than the expert, or not at all (later). `eexp plugins` lists further ones, of other packages. Can be "
+        "given several times.  [default: all of these five]"
     )
     most: int | None = option(None, type=Whole(1)).help(
         "Largest number of preferences of one state, the first ones.  [default: all]"
@@ -218,7 +243,8 @@ class PreferenceSettings(Checked):
     def lineage(self) -> dict[str, Any]:
         """Return the settings by the names of their options."""
         made = {"judge": self.judge or None, "with_outcomes": self.with_outcomes or None}
-        return {**recorded(self, "most", "pool", "first"), "worse": ",".join(self.worse) or None, **made}
+        worse = ",".join(map(JUDGES.label, self.worse)) or None
+        return {**recorded(self, "most", "pool", "first"), "worse": worse, **made}
 
 
 @dataclass(frozen=True)

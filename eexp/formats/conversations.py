@@ -21,14 +21,14 @@ is the instruction and no longer part of the observation; elsewhere the system's
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
 from eexp.errors import InputError
-from eexp.formats.names import AGENTTRAJ, ARGUMENT, ETO, MARKED, MESSAGES, SHAREGPT, WHOLE
+from eexp.formats.names import ARGUMENT, IMPORT_FORMATS, MARKED, WHOLE
 from eexp.prompts.calls import format_call
 
 SYSTEM, ENVIRONMENT, AGENT = "system", "environment", "agent"  # roles of speakers
@@ -41,6 +41,8 @@ class Format:
     Attributes:
         speaker, text: The keys of a turn's speaker and of its text.
         adapt: A function that turns a record of another format into one of this format.
+        documents: A function that finds the records in files, where they are not one a line or the items of an array:
+            it yields (file, number, JSON text).
     """
 
     turns: str  # the key of the list of turns
@@ -51,6 +53,7 @@ class Format:
     action: str  # MARKED if an action stands after "Action:", WHOLE if it is the agent's whole text
     tools: bool = False  # whether the agent may call tools, as in OpenAI's messages
     adapt: Callable[[dict], dict] | None = None
+    documents: Callable[[Sequence[str]], Iterator[tuple[str, int, bytes]]] | None = None
 
     def adapted(self, record: dict) -> dict:
         """Return a record in this format, adapted if it is in another one.
@@ -62,27 +65,37 @@ class Format:
 
 
 _SHAREGPT = {"system": SYSTEM, "human": ENVIRONMENT, "gpt": AGENT}
-FORMATS = {
-    AGENTTRAJ: Format("conversations", "from", "value", _SHAREGPT, ("item_id",), MARKED),
-    ETO: Format("conversations", "from", "value", _SHAREGPT, ("game_file", "id"), MARKED),
-    SHAREGPT: Format(
-        "conversations",
-        "from",
-        "value",
-        {**_SHAREGPT, "observation": ENVIRONMENT, "user": ENVIRONMENT, "assistant": AGENT, "tool": ENVIRONMENT},
-        ("id",),
-        WHOLE,
-    ),
-    MESSAGES: Format(
-        "messages",
-        "role",
-        "content",
-        {"system": SYSTEM, "developer": SYSTEM, "user": ENVIRONMENT, "assistant": AGENT, "tool": ENVIRONMENT},
-        ("id",),
-        WHOLE,
-        tools=True,
-    ),
-}
+AGENTTRAJ_FORMAT = Format("conversations", "from", "value", _SHAREGPT, ("item_id",), MARKED)
+ETO_FORMAT = Format("conversations", "from", "value", _SHAREGPT, ("game_file", "id"), MARKED)
+SHAREGPT_FORMAT = Format(
+    "conversations",
+    "from",
+    "value",
+    {**_SHAREGPT, "observation": ENVIRONMENT, "user": ENVIRONMENT, "assistant": AGENT, "tool": ENVIRONMENT},
+    ("id",),
+    WHOLE,
+)
+MESSAGES_FORMAT = Format(
+    "messages",
+    "role",
+    "content",
+    {"system": SYSTEM, "developer": SYSTEM, "user": ENVIRONMENT, "assistant": AGENT, "tool": ENVIRONMENT},
+    ("id",),
+    WHOLE,
+    tools=True,
+)
+
+
+def import_format(name: str) -> Format:
+    """Return a format of conversations by its name; a function in the table makes chat messages of its records.
+
+    Raises:
+        UsageError: There is no format of this name.
+        EexpError: It cannot be loaded.
+    """
+    format = IMPORT_FORMATS.load(name)
+    return format if isinstance(format, Format) else replace(MESSAGES_FORMAT, adapt=format)
+
 
 _TASK = re.compile(
     r"^[ \t]*(?:(?:Your (?:task is to|task|goal)|Task|Goal):[ \t]*(?P<after>\S.*?)"
@@ -310,11 +323,11 @@ def _pop_answered(call_id: Any, waiting: list[Utterance], at: str) -> Utterance:
 
 def _without_prompt(utterances: list[Utterance], format: Format) -> list[Utterance]:
     """Drop the turns at the beginning that only tell the agent how to answer."""
-    if format is FORMATS[AGENTTRAJ]:
+    if format is AGENTTRAJ_FORMAT:
         answers = [utterance for utterance in utterances if utterance.role == AGENT]
         first = next((i for i, utterance in enumerate(answers) if utterance.loss is not False), len(answers))
         return utterances[utterances.index(answers[first - 1]) + 1 :] if first else utterances
-    if format is FORMATS[ETO] and [utterance.role for utterance in utterances[:2]] == [ENVIRONMENT, AGENT]:
+    if format is ETO_FORMAT and [utterance.role for utterance in utterances[:2]] == [ENVIRONMENT, AGENT]:
         return utterances if _ACTION.search(utterances[1].text) else utterances[2:]
     return utterances
 

@@ -5,29 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from eexp.errors import InputError
-from eexp.formats import logs, sft
-from eexp.formats.names import ATIF, INSPECT, SFT, VERIFIERS
+from eexp.errors import EexpError, InputError
+from eexp.formats.base import ExportFormat
+from eexp.formats.names import EXPORT_FORMATS
 from eexp.records.callbacks import OnError, stop_at_error
 
 T = TypeVar("T")
 
 
 def export_log(records: Iterable[dict], format: str, *, on_error: OnError = stop_at_error) -> Iterator[dict]:
-    """Yield the log of each trajectory and episode; for INSPECT, one log that holds them all.
+    """Yield the log of each trajectory and episode, or the row of each example; for INSPECT, one log that holds all.
 
-    For SFT, yield the row of each example.
+    Args:
+        format: A name in EXPORT_FORMATS.
+
+    Raises:
+        UsageError: There is no such format.
+        EexpError: It cannot be loaded, or it returns no object.
     """
-    if format == SFT:
-        yield from _converted(records, sft.to_row, on_error)
+    convert = EXPORT_FORMATS.load(format)
+    if isinstance(convert, ExportFormat):
+        parts = list(_converted(records, convert.convert, on_error))
+        if parts:
+            yield convert.together(parts)
         return
-    if format == INSPECT:
-        all_logs = list(_converted(records, logs.log_of, on_error))
-        if all_logs:
-            yield logs.to_inspect(all_logs)
-        return
-    convert = {ATIF: logs.to_atif, VERIFIERS: logs.to_verifiers}[format]
-    yield from map(convert, _converted(records, logs.log_of, on_error))
+    for log in _converted(records, convert, on_error):
+        if not isinstance(log, dict):
+            raise EexpError(f"export format {EXPORT_FORMATS.label(format)} returned {type(log).__name__}, not a dict")
+        yield log
 
 
 def _converted(records: Iterable[dict], convert: Callable[[dict], T], on_error: OnError) -> Iterator[T]:

@@ -24,8 +24,9 @@ import msgspec
 from eexp import __version__
 from eexp.errors import InputError
 from eexp.formats import conversations
+from eexp.formats.base import ExportFormat
 from eexp.formats.conversations import Call
-from eexp.formats.names import ATIF, INSPECT, MESSAGES, VERIFIERS, WHOLE
+from eexp.formats.names import WHOLE
 from eexp.records.jsonl import Element, dumps, lines, loads
 from eexp.records.record import succeeded
 from eexp.records.types import Outcome, explain
@@ -101,6 +102,16 @@ def log_of(record: dict) -> Log:
 
 
 # -- export ------------------------------------------------------------------------------------------------------------
+
+
+def as_atif(record: dict) -> dict:
+    """Return a trajectory or an episode as an ATIF trajectory."""
+    return to_atif(log_of(record))
+
+
+def as_verifiers(record: dict) -> dict:
+    """Return a trajectory or an episode as an episode of verifiers."""
+    return to_verifiers(log_of(record))
 
 
 def to_atif(log: Log) -> dict:
@@ -364,13 +375,6 @@ def from_inspect(record: dict) -> dict:
     return _adapted(_own(record.get("metadata")), record.get("id"), messages, rest, record.get("metadata"))
 
 
-#: The formats of logs that `eexp import` reads, by name.
-IMPORTED = {
-    name: replace(conversations.FORMATS[MESSAGES], adapt=adapt)
-    for name, adapt in ((ATIF, from_atif), (VERIFIERS, from_verifiers), (INSPECT, from_inspect))
-}
-
-
 def recorded_end(record: dict) -> dict:
     """Return the outcome, without its observation, of an adapted record that eexp has exported; {} for other records.
 
@@ -473,3 +477,7 @@ def _text(content: Any, at: str) -> str:
     if not isinstance(text, (str, type(None))):
         raise InputError("expected a string, or parts of type text", at)
     return text or ""
+
+
+INSPECT_FORMAT = replace(conversations.MESSAGES_FORMAT, adapt=from_inspect, documents=samples)
+INSPECT_LOG = ExportFormat(log_of, to_inspect)

@@ -16,10 +16,18 @@ if TYPE_CHECKING:
     from eexp.models.base import Engine, Model, Sample
     from eexp.models.opening import open_model
     from eexp.models.registry import DEFAULT_MODEL
+    from eexp.models.text_model import TextModel
 else:
     __getattr__ = late_names(
         __name__,
-        {"Engine": "base", "Model": "base", "Sample": "base", "open_model": "opening", "DEFAULT_MODEL": "registry"},
+        {
+            "DEFAULT_MODEL": "registry",
+            "Engine": "base",
+            "Model": "base",
+            "Sample": "base",
+            "TextModel": "text_model",
+            "open_model": "opening",
+        },
     )
 
-__all__ = ["DEFAULT_MODEL", "Engine", "Model", "Sample", "open_model"]
+__all__ = ["DEFAULT_MODEL", "Engine", "Model", "Sample", "TextModel", "open_model"]

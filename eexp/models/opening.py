@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from eexp.data import BUILT_IN
-from eexp.errors import UsageError
+from eexp.errors import EexpError, UsageError
 from eexp.models.backends.fleet_file import fleet_spec, is_fleet
-from eexp.models.base import Engine, Model
-from eexp.models.registry import spec_list
+from eexp.models.base import Engine, Model, Request, Samples
+from eexp.models.registry import BACKENDS, FLEET, GGUF, HTTP, TRANSFORMERS, spec_list
 from eexp.records.runs import split_adapter
 from eexp.system.late import without_collection
 
+Answer = Callable[[Iterable[Sequence[Request]]], Iterator[list[Samples]]]
+
+_SCHEMES = ("hf", "http", "https")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -25,27 +29,88 @@ def open_model(spec: str, engine: Engine | None = None) -> Model:
         UsageError: The spec is of no known kind.
         EexpError: The model exists and cannot be opened.
     """
-    engine = engine or Engine()
+    name = backend_of(spec)
+    model = BACKENDS.guarded(name, BACKENDS.load(name))(spec, engine or Engine())
+    entry = BACKENDS.get(name)
+    if not isinstance(model, Model):
+        raise EexpError(f"model {spec!r}: {entry.path} of {entry.origin} returned no eexp.models.Model")
+    if entry.package:  # what answers is a version of the package as much as weights
+        model.spec = spec
+        model.fingerprint = f"{model.fingerprint or spec}@{entry.package}-{entry.version}"
+        model.answer = _with_errors_in_one_line(model.answer, model.fingerprint)
+    return model
+
+
+def _with_errors_in_one_line(answer: Answer, fingerprint: str) -> Answer:
+    """Return `Model.answer` of another package so that an exception in it becomes an error of one line."""
+
+    def guarded(groups: Iterable[Sequence[Request]]) -> Iterator[list[Samples]]:
+        try:
+            yield from answer(groups)
+        except (EexpError, MemoryError, OSError):
+            raise
+        except Exception as e:
+            raise EexpError(f"model {fingerprint}: {type(e).__name__}: {' '.join(str(e).split())}") from e
+
+    return guarded
+
+
+def backend_of(spec: str) -> str:
+    """Return the name in `BACKENDS` of what opens a spec.
+
+    Raises:
+        UsageError: The spec is of no known kind.
+    """
+    name, colon, _ = spec.partition(":")
+    if colon and name not in _SCHEMES and not os.path.exists(spec) and _of_another_package(name):
+        return name
     if is_fleet(spec):
-        from eexp.models.backends.fleet import FleetModel
-
-        return FleetModel(fleet_spec(spec))
+        return FLEET
     if spec.startswith(("http://", "https://")):
-        from eexp.models.backends.http import HttpModel
-
-        return HttpModel(spec)
-    base, adapter = split_adapter(spec)
+        return HTTP
+    base, _ = split_adapter(spec)
     if spec.startswith("hf:") or os.path.isdir(base):
-        with without_collection():
-            from eexp.models.backends.hf import HfModel
-
-        return HfModel(spec, engine=engine)
+        return TRANSFORMERS
     if base in BUILT_IN or base.endswith(".gguf"):
-        from eexp.gguf.built_in import built_in_gguf
-        from eexp.models.backends.llama_cpp import LlamaCppModel
-
-        if base in BUILT_IN:  # so small that threads wait for each other longer than they work
-            engine = replace(engine, threads=engine.threads or 1)
-        return LlamaCppModel(built_in_gguf(base) if base in BUILT_IN else Path(base), adapter, spec=spec, engine=engine)
+        return GGUF
+    if not colon and _of_another_package(name):
+        return name
     hint = f"a name on the hub needs hf:, as in hf:{spec}; else " if _HUB_ID.fullmatch(base) else ""
     raise UsageError(f"unknown model {spec!r}: {hint}give {spec_list()}")
+
+
+def _of_another_package(name: str) -> bool:
+    return name not in BACKENDS.built_in and BACKENDS.find(name) is not None
+
+
+def open_fleet(spec: str, engine: Engine) -> Model:
+    """Open one model at several servers."""
+    from eexp.models.backends.fleet import FleetModel
+
+    return FleetModel(fleet_spec(spec))
+
+
+def open_http(spec: str, engine: Engine) -> Model:
+    """Open a model at a server."""
+    from eexp.models.backends.http import HttpModel
+
+    return HttpModel(spec)
+
+
+def open_transformers(spec: str, engine: Engine) -> Model:
+    """Open a model of transformers, with its adapter."""
+    with without_collection():
+        from eexp.models.backends.hf import HfModel
+
+    return HfModel(spec, engine=engine)
+
+
+def open_gguf(spec: str, engine: Engine) -> Model:
+    """Open a model in a GGUF file, or a built-in one, with its adapter."""
+    from eexp.gguf.built_in import built_in_gguf
+    from eexp.models.backends.llama_cpp import LlamaCppModel
+
+    base, adapter = split_adapter(spec)
+    if base in BUILT_IN:  # so small that threads wait for each other longer than they work
+        engine = replace(engine, threads=engine.threads or 1)
+    return LlamaCppModel(built_in_gguf(base) if base in BUILT_IN else Path(base), adapter, spec=spec, engine=engine)

@@ -1,4 +1,8 @@
-"""The kinds of models: one table, from which `eexp models`, manual pages, completion and messages are made."""
+"""The kinds of models: one table, from which `eexp models`, manual pages, completion and messages are made.
+
+What opens them is in `BACKENDS`. Other packages add backends under the entry-point group `eexp.models`: a name, and the
+path of a function that takes a spec, `NAME` or `NAME:TARGET`, and an `Engine`, and returns a `Model`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from eexp.data import BUILT_IN, TINY
+from eexp.system.plugins import Entry, Registry
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,17 @@ KINDS = (
     RANDOM,
     EXPERT,
 )
+GGUF, TRANSFORMERS, HTTP, FLEET = "gguf", "transformers", "http", "fleet"
+BACKENDS = Registry(
+    "eexp.models",
+    "model",
+    {
+        GGUF: ("eexp.models.opening:open_gguf", "llama.cpp, in process: FILE.gguf[+ADAPTER.gguf], tiny"),
+        TRANSFORMERS: ("eexp.models.opening:open_transformers", "transformers and PEFT: hf:DIR_OR_ID[+ADAPTER]"),
+        HTTP: ("eexp.models.opening:open_http", "any OpenAI-compatible server: http://HOST/v1#NAME"),
+        FLEET: ("eexp.models.opening:open_fleet", "one model at several servers: FLEET.toml"),
+    },
+)
 #: Policies without a language model, which some commands take in place of a model.
 MODEL_FREE = frozenset({RANDOM.spec, EXPERT.spec})
 DEFAULT_MODEL = TINY
@@ -59,10 +75,16 @@ DEFAULT_MODEL = TINY
 
 def spec_list() -> str:
     """Return the specs of all kinds as a list in words."""
-    *specs, last = (kind.spec for kind in KINDS)
+    *specs, last = [kind.spec for kind in KINDS] + [f"{entry.name}[:TARGET]" for entry in usable_backends()]
     return f"{', '.join(specs)} or {last}"
 
 
 def completions(incomplete: str) -> list[str]:
     """Return the beginnings of specs that begin with `incomplete`, for a shell; file names complete themselves."""
-    return [kind.beginning for kind in KINDS if kind.beginning and kind.beginning.startswith(incomplete)]
+    beginnings = [kind.beginning for kind in KINDS if kind.beginning] + [entry.name for entry in usable_backends()]
+    return [beginning for beginning in beginnings if beginning.startswith(incomplete)]
+
+
+def usable_backends() -> list[Entry]:
+    """Return the backends of other packages that can be used."""
+    return [entry for entry in BACKENDS.others() if not entry.problem]

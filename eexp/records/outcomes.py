@@ -14,9 +14,6 @@ from eexp.records.record import canonical, expert_outcome, succeeded
 
 TRANSITIONS = ("invalid", "unchanged", "done", "changed")  # the kinds of transition, as `Example.transition` names them
 
-#: The ways in which an alternative may have done worse than the expert's action, the first one that holds is named.
-SHORTCOMINGS = ("refused", "ended", "score", "unchanged", "later")
-
 #: The shares that are reported, in this order, in words.
 SHARES = {
     "valid": "valid",

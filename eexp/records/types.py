@@ -229,7 +229,8 @@ class Preference(Struct, kw_only=True):
     weight: Annotated[float, Meta(ge=0, le=LARGEST_WEIGHT, description="multiplies its loss")] = 1.0
     group: Annotated[Optional[str], _note("id of the trajectory of which it was made")] = None
     worse: Annotated[
-        Optional[str], _note("how the rejected action did worse: refused, ended, score, unchanged or later")
+        Optional[str],
+        _note("how the rejected action did worse: refused, ended, score, unchanged, later or another judge"),
     ] = None
     chosen_outcome: Annotated[Optional[str], _note("the observation after the chosen action")] = None
     rejected_outcome: Annotated[Optional[str], _note("the observation after the rejected action")] = None

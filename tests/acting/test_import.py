@@ -20,10 +20,10 @@ from eexp.acting.settings import ImportSettings
 from eexp.envs.naming import Tasks
 from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
-from eexp.formats.conversations import FORMATS, read_conversation
+from eexp.formats.conversations import import_format, read_conversation
 from eexp.records import jsonl
 
-AGENTTRAJ, ETO, SHAREGPT, MESSAGES = FORMATS.values()
+AGENTTRAJ, ETO, SHAREGPT, MESSAGES = map(import_format, ("agenttraj", "eto", "sharegpt", "messages"))
 OK = "OK. I'll follow your instructions and try my best to solve the task."
 
 
@@ -70,7 +70,7 @@ def experts(data) -> list[dict]:
 def files(experts, tmp_path_factory) -> dict[str, object]:
     """The expert's trajectories in each format, the first two as JSON arrays, one in a line and one in many."""
     here = tmp_path_factory.mktemp("foreign")
-    paths = {name: here / name for name in FORMATS}
+    paths = {name: here / name for name in ("agenttraj", "eto", "messages")}
     records = [agenttraj_of(t, int(t["task"]["id"].rpartition("/")[2])) for t in experts]
     paths["agenttraj"].write_text(json.dumps(records, ensure_ascii=False))
     paths["eto"].write_text(json.dumps([eto_of(t, i) for i, t in enumerate(experts)], indent=2))

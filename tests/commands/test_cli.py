@@ -123,6 +123,7 @@ def test_help_imports_little():
         "eexp.cli",
         "eexp.errors",
         "eexp.system",
+        "eexp.system.plugins",
         "eexp.system.signals",
         "eexp.system.terminal",
     }

@@ -94,6 +94,7 @@ NO_PIPE = {
     "prompts": "reads no records; tests/prompts/test_prompts.py",
     "env": "reads no records; tests/envs/test_env_command.py",
     "models": "reads no records; tests/whole/test_docs.py",
+    "plugins": "reads no records; tests/commands/test_plugins.py",
     "schema": "reads no records; tests/records/test_records.py",
 }
 OURS = {name: stage for name, stage in STAGES.items() if stage.kind != "foreign"}

@@ -15,7 +15,7 @@ from eexp.cli import COMMANDS
 from eexp.errors import UsageError
 
 #: Commands that show something to a person, and have no function of records.
-SHOW = {"show", "prompts", "env", "models", "schema"}
+SHOW = {"show", "prompts", "env", "models", "plugins", "schema"}
 ROWS = dict(
     re.findall(
         r"\| `([a-z-]+)` \| `(eexp[\w.]+)` ",

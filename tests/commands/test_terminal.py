@@ -125,10 +125,11 @@ CALLS: dict[str, list[list[str]]] = {
         ["env", "show", EVIL],
     ],
     "models": [["models", EVIL]],
+    "plugins": [["plugins", EVIL], ["plugins"]],
     "schema": [["schema", EVIL], ["schema", "episode"]],
 }
 #: Commands whose standard output is for a person, too; that of the others is for records, as they are.
-SHOWS = {"compare", "plan", "power", "stats", "show", "prompts", "env", "models", "schema"}
+SHOWS = {"compare", "plan", "power", "stats", "show", "prompts", "env", "models", "plugins", "schema"}
 
 
 def test_every_command_is_called():

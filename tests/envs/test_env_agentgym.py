@@ -18,7 +18,7 @@ from eexp.envs.forking import choose_way
 from eexp.envs.naming import Tasks
 from eexp.envs.replay import replay
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
-from eexp.formats.conversations import FORMATS, read_conversation, task_name_of
+from eexp.formats.conversations import import_format, read_conversation, task_name_of
 from eexp.records.record import succeeded
 
 WAY = [
@@ -275,9 +275,9 @@ def test_agenttraj_fits_its_server(name):
         tasks = Tasks(env)
         for number in numbers:
             record = played(name, number, PLAYED[name])
-            task = tasks.find(task_name_of(record, FORMATS["agenttraj"]))
+            task = tasks.find(task_name_of(record, import_format("agenttraj")))
             assert task == {"id": f"{name}/{number}", "data_idx": number}
-            result = replay(env, task, read_conversation(record, FORMATS["agenttraj"]), "x")
+            result = replay(env, task, read_conversation(record, import_format("agenttraj")), "x")
             assert result.counts["observation[s] verified"] == len(PLAYED[name]) + 1 and not result.differs
             result.trajectory["steps"][0]["alternatives"] = [{"action": "inventory", "source": "policy"}]
             assert execute(env, result.trajectory).counts["branch point[s] verified"] == 1

@@ -9,12 +9,13 @@ import pytest
 from running import read, run
 
 from eexp.acting.correct import correct
-from eexp.acting.importing import FORMATS, import_replayed, import_replayed_episodes
+from eexp.acting.importing import import_replayed, import_replayed_episodes
 from eexp.acting.reward import reward
 from eexp.acting.settings import CorrectSettings
 from eexp.envs.naming import Tasks
 from eexp.envs.worlds.house import House
 from eexp.errors import EnvironmentFailed
+from eexp.formats.conversations import import_format
 from eexp.formats.names import MESSAGES
 from eexp.workers.jobs import InProcess
 
@@ -60,7 +61,7 @@ def test_replayed_episodes_are_those_of_the_command(episodes):
 def test_replayed_records_are_those_of_the_command(tmp_path):
     record = {"id": "train/0", "messages": [{"role": "assistant", "content": "look"}]}
     (tmp_path / "played").write_text('{"id": "train/0", "messages": [{"role": "assistant", "content": "look"}]}\n')
-    (trajectory,) = import_replayed(iter([record]), FORMATS[MESSAGES], Tasks(House()), HERE)
+    (trajectory,) = import_replayed(iter([record]), import_format(MESSAGES), Tasks(House()), HERE)
     (other,) = run("import", "messages", "--env", "house", tmp_path / "played").ok().records
     assert trajectory == {key: value for key, value in other.items() if key != "lineage"}
 

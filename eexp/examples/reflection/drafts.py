@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eexp.errors import InputError
+from eexp.examples.reflection.base import Rule
 from eexp.examples.reflection.guards import judge
-from eexp.examples.reflection.rationale import compose, compose_from_notes
 from eexp.examples.reflection.requests import acting_prompt, own_prompt, reflection_prompt
-from eexp.examples.reflection.search import ExecutedOutcomes
-from eexp.examples.reflection.situations import NOT_WEIGHED, NOTHING_KNOWN, Situation
-from eexp.examples.settings import RULES, GuardSettings, ReflectSettings
+from eexp.examples.reflection.situations import Situation
+from eexp.examples.settings import GuardSettings, ReflectSettings
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import ParsedAnswer, PromptStyle
 from eexp.records.callbacks import Count, OnError, add_counts
@@ -61,23 +60,11 @@ class Draft:
         self.dropped = reason
         self.count(f"text[s] refused by {guard}")
 
-    def compose(self, settings: ReflectSettings, outcomes: ExecutedOutcomes | None = None) -> None:
-        """Compose the reflection by rule; from all `outcomes` of the input where the rule looks ahead."""
-        if outcomes is not None:
-            self.text, reason = outcomes.thought(self.situation, settings.ahead, settings.per_alternative)
-            self.author = RULES[settings.rationale]
-            # The reason is the state's, and the number that of reflections.
-            self.left_out = (
-                reason.replace("state[s]", "contender[s] in a state") if settings.per_alternative else reason
-            )
-            return
-        if settings.per_alternative and not self.situation.real_contenders:
-            self.left_out = NOT_WEIGHED
-            return
-        composer = compose if settings.rationale == "outcome" else compose_from_notes
+    def compose(self, rule: Rule) -> None:
+        """Compose the reflection by rule."""
         try:
-            self.text, self.author = composer(self.situation, settings.weigh), RULES[settings.rationale]
-            self.left_out = "" if self.text else NOTHING_KNOWN
+            self.text, self.left_out = rule.compose(self.situation)
+            self.author = rule.author
         except InputError as error:
             self.error = error
 

@@ -11,9 +11,11 @@ import re
 from collections import defaultdict
 
 from eexp.errors import InputError
+from eexp.examples.reflection.base import FunctionRule
 from eexp.examples.reflection.situations import Situation
 from eexp.examples.reflection.vocabulary import FUNCTION_WORDS
 from eexp.examples.reflection.words import roots, things, words
+from eexp.examples.settings import ReflectSettings
 from eexp.records.record import canonical, succeeded
 
 _GIST_WORDS = 14
@@ -54,6 +56,21 @@ def without_notes(situation: Situation) -> str:
     """Return why a state without notes is left out; "" if it has notes or if its whole trajectory has none."""
     has_notes = [bool((step.get("notes") or "").strip()) for step in situation.trajectory["steps"]]
     return "state[s] without notes" if any(has_notes) and not has_notes[situation.i] else ""
+
+
+def by_outcome(situation: Situation, settings: ReflectSettings) -> str:
+    """Compose a reflection from the outcomes (--rationale outcome)."""
+    return compose(situation, settings.weigh)
+
+
+class ByNotes(FunctionRule):
+    """Reflections that start from the environment's notes (--rationale environment)."""
+
+    def __init__(self, settings: ReflectSettings):
+        super().__init__(settings, lambda situation, settings: compose_from_notes(situation, settings.weigh))
+
+    def left_out(self, situation: Situation) -> str:
+        return without_notes(situation)
 
 
 def _focus(situation: Situation) -> list[str]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from eexp.examples.reflection.base import Rule
 from eexp.examples.reflection.rationale import as_verb, gist
 from eexp.examples.reflection.situations import Situation, complete_list
+from eexp.records.callbacks import Count
 from eexp.records.record import alternatives_of, expert_outcome, succeeded
 
 NO_WAY = "state[s] from which the executed outcomes do not lead to the end"
@@ -100,3 +102,20 @@ class ExecutedOutcomes:
                         following.append((outcome["observation"], begin))
             frontier = following
         return "", NO_WAY
+
+
+class BySearch(Rule):
+    """Thoughts that look ahead over all executed outcomes (--rationale search)."""
+
+    def read(self, trajectories: Iterable[dict], count: Count) -> list[dict]:
+        all_trajectories = list(trajectories)  # a thought may need what was executed in any of them
+        self.outcomes = ExecutedOutcomes(all_trajectories, self.settings.pool, self.settings.first)
+        if self.outcomes.ambiguous:
+            count("state[s] whose observation does not say what follows", self.outcomes.ambiguous)
+        return all_trajectories
+
+    def compose(self, situation: Situation) -> tuple[str, str]:
+        alone = self.settings.per_alternative
+        text, reason = self.outcomes.thought(situation, self.settings.ahead, alone)
+        # The reason is the state's, and the number that of reflections.
+        return text, reason.replace("state[s]", "contender[s] in a state") if alone else reason

@@ -6,13 +6,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from eexp.errors import UsageError
+from eexp.examples.reflection.base import Rule, open_rule
 from eexp.examples.reflection.drafts import Draft
-from eexp.examples.reflection.rationale import without_notes
-from eexp.examples.reflection.search import ExecutedOutcomes
 from eexp.examples.reflection.shared import SharedSentences
 from eexp.examples.reflection.situations import situations
 from eexp.examples.reflection.verification import verify_drafts
-from eexp.examples.settings import RULES, ReflectSettings
+from eexp.examples.settings import RATIONALES, ReflectSettings
 from eexp.models.base import Draw, Model
 from eexp.prompts import PromptStyle
 from eexp.records.callbacks import Count, OnError, Skip, ignore_error, no_count, skip_none, stop_at_error
@@ -47,8 +46,8 @@ def reflect(
         UsageError: Settings by which a model writes, and no writer.
     """
     settings = settings or ReflectSettings()
-    if writer is None and settings.rationale not in RULES:
-        raise UsageError(f"rationale {settings.rationale!r} needs a writer; by rule: {', '.join(RULES)}")
+    if writer is None and settings.by_model:
+        raise UsageError(f"rationale {settings.rationale!r} needs a writer; by rule: {', '.join(RATIONALES.names())}")
     if settings.per_alternative and not settings.weighs:
         raise UsageError("--per-alternative weighs one contender at a time: not with --no-outcomes, nor with --weigh 0")
     groups = write_drafts(trajectories, style, writer, settings, skip, count)
@@ -75,14 +74,9 @@ def write_drafts(
         style: The prompt style of the requests.
     """
     if writer is None:
-        outcomes = None
-        if settings.rationale == "search":  # a thought may need what was executed in any trajectory
-            trajectories = list(trajectories)
-            outcomes = ExecutedOutcomes(trajectories, settings.pool, settings.first)
-            if outcomes.ambiguous:
-                count("state[s] whose observation does not say what follows", outcomes.ambiguous)
-        for trajectory in trajectories:
-            yield _composed(_drafts(trajectory, settings, skip, count), settings, outcomes)
+        rule = open_rule(settings)
+        for trajectory in rule.read(trajectories, count):
+            yield _composed(_drafts(trajectory, settings, skip, count, rule), rule)
         return
     in_flight: deque[list[Draft]] = deque()  # groups that are requested, and not answered yet
 
@@ -101,16 +95,18 @@ def write_drafts(
         yield drafts
 
 
-def _composed(drafts: list[Draft], settings: ReflectSettings, outcomes: ExecutedOutcomes | None = None) -> list[Draft]:
-    """Return the drafts with their texts; one with the error where the whole trajectory has no notes."""
+def _composed(drafts: list[Draft], rule: Rule) -> list[Draft]:
+    """Return the drafts with their texts; one with the error where the rule cannot use the trajectory."""
     for draft in drafts:
-        draft.compose(settings, outcomes)
+        draft.compose(rule)
         if draft.error:
             return [draft]
     return drafts
 
 
-def _drafts(trajectory: dict, settings: ReflectSettings, skip: Skip, count: Count) -> list[Draft]:
+def _drafts(
+    trajectory: dict, settings: ReflectSettings, skip: Skip, count: Count, rule: Rule | None = None
+) -> list[Draft]:
     """Return the drafts of every state that gets a reflection; the others are counted."""
     drafts = []
     for situation in situations(trajectory, settings.pool, settings.first, settings.needs_contenders):
@@ -119,7 +115,7 @@ def _drafts(trajectory: dict, settings: ReflectSettings, skip: Skip, count: Coun
         for draft in here:
             draft.skipped = skip(f"{trajectory['id']}/{draft.name(settings.kind)}")
         done = bool(here) and all(draft.skipped for draft in here)
-        left_out = situation.left_out or (settings.rationale == "environment" and without_notes(situation))
+        left_out = situation.left_out or (rule.left_out(situation) if rule else "")
         if not left_out:
             drafts += here
         elif not done:

@@ -19,8 +19,8 @@ from eexp.errors import EexpError, InputError, ServerFailed, UsageError
 from eexp.models.backends.chat_answers import Completion, ModelList, plain_sampling
 from eexp.models.backends.client import Client
 from eexp.models.base import Draw, Episodes, Model, Request, Sample, Samples
+from eexp.models.text_model import OpenDraw
 from eexp.prompts import Message
-from eexp.records.record import seed_of
 
 AHEAD = 4  # requests that may wait for an answer to an earlier one, for each one that may be under way
 _WRONG_LOGPROBS = "text[s] without a usable log-probability"
@@ -91,7 +91,7 @@ class ServerModel(Model):
 
     def answer(self, groups: Iterable[Sequence[Request]]) -> Iterator[list[Samples]]:
         source, calls = iter(groups), _OpenCalls(self)
-        waiting: deque[list[_OpenDraw]] = deque()
+        waiting: deque[list[OpenDraw]] = deque()
         more, error = True, None
         try:
             while more or waiting:
@@ -265,103 +265,26 @@ def _sent(message: Message) -> Message:
     return {**message, "tool_calls": calls}
 
 
-class _OpenDraw:
-    """A Draw that is being answered, in rounds of calls, until enough texts are accepted or the limit is judged.
-
-    A round asks for the missing texts. They are judged when the whole round is answered, in the order of its calls, and
-    the seed of a call follows from its number in the Draw: the time at which an answer arrives decides nothing.
-    """
-
-    def __init__(self, draw: Draw, route: Route | None):
-        self.draw, self.route, self.done = draw, route, False
-        self.failure: Exception | None = None
-        self._refusal: InputError | None = None
-        greedy = draw.temperature == 0  # all draws are the same text
-        most = draw.n if draw.most is None else draw.most
-        self._n, self._most = (min(draw.n, 1), min(most, 1)) if greedy else (draw.n, most)
-        self._copies = draw.n if greedy and not draw.distinct else 1
-        self._accepted: list[Sample] = []
-        self._judged = self._calls = 0
-        self._known: set[tuple[str, bool]] = set()
-        self._per_call = max(1, self._n)  # choices that a call asks for
-        self._cautious = False  # one choice first, to see whether the server only refuses several at once
-        self._round: list[int] = []  # choices of each call
-        self._answers: dict[int, list[Sample] | InputError] = {}  # by the number of the call in the round
-
-    def result(self) -> Samples:
-        """Return the answer of a Draw that is done.
-
-        Raises:
-            Exception: The failure of the server or of `accept`.
-        """
-        if self.failure:
-            raise self.failure
-        return self._refusal or self._accepted * self._copies
-
-    def next_round(self) -> list[tuple[int, int]]:
-        """Return the calls to make now, as (choices, seed); where there are none, the Draw is done."""
-        missing = min(self._n - len(self._accepted), self._most - self._judged)
-        missing = min(missing, 1) if self._cautious else missing
-        self._round = [min(self._per_call, missing - i) for i in range(0, missing, self._per_call)]
-        self._answers.clear()
-        self.done = self.done or not self._round
-        if self.done:
-            return []
-        calls = [(n, seed_of(self.draw.seed, self._calls + i) % 2**31) for i, n in enumerate(self._round)]
-        self._calls += len(calls)
-        return calls
-
-    def add(self, number: int, answer: list[Sample] | InputError) -> bool:
-        """Take the answer to a call of the round; return whether that was the last one."""
-        self._answers[number] = answer
-        if len(self._answers) < len(self._round):
-            return False
-        for i, n in enumerate(self._round):
-            self._take(n, self._answers[i])
-        return True
-
-    def _take(self, n: int, answer: list[Sample] | InputError) -> None:
-        if not isinstance(answer, InputError):
-            if len(answer) < n:  # some servers answer one choice, whatever n is
-                self._per_call = min(self._per_call, len(answer))
-            self._cautious = False
-            for sample in answer[:n]:
-                self._judge(sample)
-        elif n > 1:  # some servers refuse that
-            self._per_call, self._cautious = 1, True
-        else:
-            self._refusal = self._refusal or answer
-            self.done = True
-
-    def _judge(self, sample: Sample) -> None:
-        # Dropping repetitions is drawing without replacement, as far as `most` goes.
-        repeated = self.draw.distinct and (sample.text, sample.finished) in self._known
-        self._known.add((sample.text, sample.finished))
-        self._judged += 1
-        if not repeated and (self.draw.accept is None or self.draw.accept(sample)):
-            self._accepted.append(sample)
-
-
 class _OpenCalls:
     """Calls under way. Their answers are judged in the thread that collects them."""
 
     def __init__(self, model: ServerModel):
         self._model = model
         self._open: set[Future[Completion]] = set()
-        self._answered: SimpleQueue[tuple[_OpenDraw, int, Future[Completion]]] = SimpleQueue()
+        self._answered: SimpleQueue[tuple[OpenDraw, int, Future[Completion]]] = SimpleQueue()
         self.failed = False  # whether a request has failed so that no further one is to be started
 
     def __len__(self) -> int:
         """Return the number of calls, those at the server and those that wait for their turn."""
         return len(self._open)
 
-    def start(self, request: Request, route: Route | None) -> _OpenDraw:
+    def start(self, request: Request, route: Route | None) -> OpenDraw:
         """Begin to answer a request, whose calls go along `route`."""
-        draw = _OpenDraw(self._model.check(request), route)
+        draw = OpenDraw(self._model.check(request), route)
         self._start_round(draw)
         return draw
 
-    def _start_round(self, draw: _OpenDraw) -> None:
+    def _start_round(self, draw: OpenDraw) -> None:
         for number, (n, seed) in enumerate(draw.next_round()):
             call = self._model.start(draw.draw, n, seed, draw.route)
             self._open.add(call)
@@ -409,7 +332,7 @@ class _HttpEpisodes(Episodes[Draw, Samples]):
         super().__init__(model, n)
         self._calls = _OpenCalls(model)
         self._routes = [model.new_route(lasting=True) for _ in range(n)]
-        self._draws: dict[int, _OpenDraw] = {}
+        self._draws: dict[int, OpenDraw] = {}
 
     def submit(self, episode: int, request: Draw) -> None:
         self._draws[episode] = self._calls.start(request, self._routes[episode])
