@@ -190,11 +190,11 @@ def _peak_kib(args: list[str], record: bytes, count: int) -> int:
 @pytest.mark.parametrize(
     ("args", "name", "per_record"),
     [
-        (["imitation-data", "-q"], "expert", 0),
+        pytest.param(["imitation-data", "-q"], "expert", 0, marks=pytest.mark.long),
         (["world-model-data", "-q"], "rollout", 0),
-        (["branch", "--from", "admissible", "-q"], "expert", 0),
+        pytest.param(["branch", "--from", "admissible", "-q"], "expert", 0, marks=pytest.mark.long),
         (["rollout", "-q"], "branched", 0),
-        (["show", "--sample", "-n", "1"], "expert", 0),
+        pytest.param(["show", "--sample", "-n", "1"], "expert", 0, marks=pytest.mark.long),
         (["mix", "-q"], "imitation", 60),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,

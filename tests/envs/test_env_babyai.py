@@ -283,7 +283,7 @@ def test_the_expert_solves_the_levels_of_the_default():
             assert (end.done, end.score, end.success) == (True, 1.0, True), task
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_expert_solves_other_levels():
     env = open_env(f"babyai?level={MORE_LEVELS}")
     for task in islice(env.tasks("train"), 40):

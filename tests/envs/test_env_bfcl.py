@@ -426,7 +426,7 @@ def test_the_pipe():
     assert len(examples) > len(outcomes) / 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_pipe_with_a_model():
     demonstrations = run("expert", "bfcl", "-n", 1).ok()
     drawing = ("-m", "tiny", "--context", 4096, "-k", 2, "--rounds", 1, "--max-tokens", 16)

@@ -155,7 +155,11 @@ def test_a_fork_equals_a_replay(inner):
             assert observation == play(replayed, task, actions_taken)[-1]
 
 
-@pytest.mark.parametrize("inner", ["house", "babyai", SAFE], ids=["house", "babyai", "program"])
+@pytest.mark.parametrize(
+    "inner",
+    ["house", pytest.param("babyai", marks=pytest.mark.long), SAFE],
+    ids=["house", "babyai", "program"],
+)
 def test_the_check_of_the_contract_passes(inner):
     if inner == "babyai":
         pytest.importorskip("minigrid", reason="needs `pip install minigrid`")

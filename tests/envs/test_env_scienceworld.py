@@ -229,7 +229,7 @@ def test_actions_that_are_refused(env):
 
 
 @needs_java
-@pytest.mark.parametrize("kind", ["boil", "power-component"])
+@pytest.mark.parametrize("kind", ["boil", pytest.param("power-component", marks=pytest.mark.long)])
 def test_admissible_actions_are_accepted(env, kind):
     rng, task = random.Random(0), {**PLANT, "task": kind}
     env.reset(task)
