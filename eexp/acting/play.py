@@ -150,6 +150,7 @@ class PlayedEpisode:
             turn |= {"cut_off": True} if proposal.cut_off else {}
             turn |= {"tools": self.observation.tools} if self.transcript and self.observation.tools is not None else {}
             turn |= {"admissible": self.listed} if self.listed is not None else {}
+            turn |= {"interface": self.observation.interface} if self.observation.interface is not None else {}
             self.transcript.append(turn)
         self.observation, self.action, self.listed = view.observation, None, None
         self.tried, self.draws, self.verdicts, self.expected = [], 0, [], None

@@ -14,7 +14,7 @@ from eexp.system.late import late_names
 
 if TYPE_CHECKING:
     from eexp.envs.base import Environment, Observation
-    from eexp.envs.opening import OpenEnvironments, open_env, unsafe_in_records, without_noise
+    from eexp.envs.opening import OpenEnvironments, open_env, unsafe_in_records, without_wrappers
     from eexp.envs.registry import environment_names
 else:
     __getattr__ = late_names(
@@ -26,7 +26,7 @@ else:
             "environment_names": "registry",
             "open_env": "opening",
             "unsafe_in_records": "opening",
-            "without_noise": "opening",
+            "without_wrappers": "opening",
         },
     )
 
@@ -37,5 +37,5 @@ __all__ = [
     "environment_names",
     "open_env",
     "unsafe_in_records",
-    "without_noise",
+    "without_wrappers",
 ]

@@ -102,6 +102,7 @@ _FIELDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "changed": ("True, False or None", _MAYBE_FLAG),
     "screenshot": ("a string or None", (str, type(None))),
     "tools": ("a list or None", (list, type(None))),
+    "interface": ("a dict or None", (dict, type(None))),
 }
 
 

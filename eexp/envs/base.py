@@ -45,6 +45,7 @@ class Observation:
     #: {"name", "description", "parameters": JSON Schema}}`. `reset` gives them where there are any, and `step` where
     #: they differ from before; None leaves them as they are.
     tools: list[dict] | None = None
+    interface: dict | None = None  # what a `changed:` environment did to this observation, by the kind of change
 
     def outcome(self) -> dict:
         """Return the observation as the `outcome` of a record."""
@@ -56,6 +57,7 @@ class Observation:
         """Return the keys of a record that say more of the observation, as far as the environment says it."""
         unknown = None if self.unknown is None else [list(part) for part in self.unknown]
         notes = {"unknown": unknown, "changed": self.changed, "screenshot": self.screenshot, "tools": self.tools}
+        notes["interface"] = self.interface
         return {key: value for key, value in notes.items() if value is not None}
 
     def at_beginning(self) -> Observation:

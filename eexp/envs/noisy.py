@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
-from copy import copy
 from dataclasses import replace
-from typing import Any
 
 from eexp.envs.base import Environment, Observation
+from eexp.envs.pieces import Part, Piece, moved, put_together
+from eexp.envs.wrapper import Wrapper
 from eexp.records.record import seed_of
 
 _WORD = re.compile(r"[ \t]*\w+(?:['.-]\w+)*")
 _BLANKS = re.compile(r"[ \t]*")
 
-Part = tuple[int, int]  # (start, end) in a text, in characters
 
-
-class Noisy(Environment):
+class Noisy(Wrapper):
     """Another environment, with words left out of its observations. See the module's docstring.
 
     Args:
@@ -32,24 +29,14 @@ class Noisy(Environment):
         share: The probability with which a word is left out, from 0 to below 1.
     """
 
+    own_state = ("_task_id", "_actions")
+
     def __init__(self, world: Environment, share: float) -> None:
-        self.world, self.share = world, share
+        super().__init__(world)
+        self.share = share
         self.spec = f"noisy:{share:g}:{world.spec}"
-        self.max_steps, self.in_process, self.light = world.max_steps, world.in_process, world.light
         self._task_id = ""
         self._actions = 0  # actions taken so far, without those that are not valid or only ask
-
-    def splits(self) -> list[str]:
-        return self.world.splits()
-
-    def tasks(self, split: str) -> Iterator[dict]:
-        return self.world.tasks(split)
-
-    def task_named(self, name: str) -> dict:
-        return self.world.task_named(name)
-
-    def task_beginning(self, observation: str) -> dict | None:
-        return self.world.task_beginning(observation)
 
     def reset(self, task: dict) -> Observation:
         observation = self.world.reset(task)
@@ -66,55 +53,9 @@ class Noisy(Environment):
     def _with_noise(self, observation: Observation, actions: int) -> Observation:
         """Return an observation with noise; `actions`: how many actions were taken before it."""
         rng = random.Random(seed_of(self._task_id, actions, observation.text, "observation noise"))
-        remaining = kept_parts(observation.text, self.share, rng)
-        text = "".join(observation.text[start:end] for start, end in remaining)
-        unknown = None if observation.unknown is None else _moved(observation.unknown, remaining)
-        return replace(observation, text=text, unknown=unknown)
-
-    def instruction(self) -> str:
-        return self.world.instruction()
-
-    def admissible(self) -> list[str] | None:
-        return self.world.admissible()
-
-    def expert(self) -> str | None:
-        return self.world.expert()
-
-    def kind_of(self, task: dict) -> str | None:
-        return self.world.kind_of(task)
-
-    def explain(self) -> str | None:
-        return self.world.explain()
-
-    def has(self, method: str) -> bool:
-        return self.world.has(method)
-
-    def why_no_copy(self) -> str | None:
-        return self.world.why_no_copy()
-
-    def fork(self) -> Noisy:
-        other = copy(self)
-        other.world = self.world.fork()
-        return other
-
-    def save(self) -> object:
-        return self.world.save(), self._task_id, self._actions
-
-    def restore(self, state: Any) -> None:
-        inner, self._task_id, self._actions = state
-        self.world.restore(inner)
-
-    def release(self, state: Any) -> None:
-        self.world.release(state[0])
-
-    def harmless(self, action: str) -> bool:
-        return self.world.harmless(action)
-
-    def mask(self, text: str) -> str:
-        return self.world.mask(text)
-
-    def close(self) -> None:
-        self.world.close()
+        pieces = [Piece(start, end) for start, end in kept_parts(observation.text, self.share, rng)]
+        text = put_together(observation.text, pieces)
+        return replace(observation, text=text, unknown=moved(observation.unknown, pieces))
 
 
 def kept_parts(text: str, share: float, rng: random.Random) -> list[Part]:
@@ -138,12 +79,3 @@ def _begins_a_line(remaining: list[Part], text: str) -> bool:
     """Return whether the text after the parts so far is at the beginning of a line."""
     last = next((end for start, end in reversed(remaining) if start < end), None)
     return last is None or text[last - 1] == "\n"
-
-
-def _moved(parts: list[Part], remaining: list[Part]) -> list[Part]:
-    """Return where parts of a text are within what remains of it, without the parts of which nothing is left."""
-
-    def moved(position: int) -> int:
-        return sum(max(0, min(position, end) - start) for start, end in remaining)
-
-    return [(moved(start), moved(end)) for start, end in parts if moved(start) < moved(end)]

@@ -10,12 +10,22 @@ from difflib import get_close_matches
 from eexp.envs.answers import checked
 from eexp.envs.base import Environment
 from eexp.envs.logins import withhold_logins, without_logins
-from eexp.envs.registry import ENVIRONMENTS, NOISY, PROGRAM, SERVERS, entry_of, environment_names, known_specs
+from eexp.envs.registry import (
+    CHANGED,
+    ENVIRONMENTS,
+    NOISY,
+    PROGRAM,
+    SERVERS,
+    WRAPPERS,
+    entry_of,
+    environment_names,
+    known_specs,
+)
 from eexp.envs.spec_options import refuse_unknown_options, split_options
 from eexp.errors import EexpError, InputError, UsageError
 
 _NOT_REPLAYED = "a record that was imported without --env names its format here: import it again with --env SPEC"
-_NOISY, _PROGRAM = f"{NOISY.name}:", f"{PROGRAM.name}:"
+_PROGRAM = f"{PROGRAM.name}:"
 
 
 def open_env(spec: str) -> Environment:
@@ -29,8 +39,8 @@ def open_env(spec: str) -> Environment:
         EexpError: It cannot start, because a package is missing for instance.
     """
     spec = withhold_logins(spec)
-    if spec.startswith(_NOISY):
-        return _open_noisy(spec)
+    if wrapper_of(spec):
+        return _open_wrapped(spec)
     if spec.startswith(_PROGRAM):
         from eexp.envs.bridges.program import Program
 
@@ -66,7 +76,7 @@ def _search_working_directory() -> None:
 
 
 def _class_of(spec: str) -> type[Environment]:
-    """Import the class behind a spec that is neither a program nor has noise. Raises as `open_env` does."""
+    """Import the class behind a spec that is neither a program nor has wrappers. Raises as `open_env` does."""
     name = spec.partition("?")[0]
     if entry := entry_of(spec):
         environment_class, source = ENVIRONMENTS.load(entry.name), f"{entry.path} of {entry.origin}"
@@ -113,7 +123,9 @@ def unsafe_in_records(spec: str) -> str | None:
         UsageError: There is no such environment.
         EexpError: The environment's class cannot be loaded.
     """
-    spec = without_noise(spec)
+    if files := wrapper_files(spec):
+        return f"names the file {files[0]!r}, which a record alone may not"
+    spec = without_wrappers(spec)
     name, _, options = spec.partition("?")
     if ":" in name:
         return "runs a program, runs code of yours or asks a server"
@@ -126,36 +138,86 @@ def unsafe_in_records(spec: str) -> str | None:
     return None
 
 
-def _open_noisy(spec: str) -> Environment:
-    from eexp.envs.noisy import Noisy
+def wrapper_of(spec: str) -> str | None:
+    """Return the name of the wrapper that a spec begins with, such as `noisy`; None for an environment without one."""
+    name, colon, _ = spec.partition(":")
+    return name if colon and name in WRAPPERS else None
 
-    share, inner = _split_noise(spec)
-    env = Noisy(open_env(inner), share)
+
+def _open_wrapped(spec: str) -> Environment:
+    unwrapped(spec)  # raises before anything is opened
+    name, argument, inner = _split_wrapper(spec)
+    world = open_env(inner)
+    try:
+        if name == NOISY.name:
+            from eexp.envs.noisy import Noisy
+
+            env: Environment = Noisy(world, _share(spec, argument))
+        else:
+            from eexp.envs.changed import change
+
+            env = change(world, argument, unwrapped(inner)[0].partition("?")[0])
+    except BaseException:
+        world.close()
+        raise
     env.spec = spec
     return env
 
 
-def _split_noise(spec: str) -> tuple[float, str]:
-    """Return P and ENV of `noisy:P:ENV`. Raises UsageError if the spec has another form."""
-    number, _, inner = spec.removeprefix(_NOISY).partition(":")
+def _split_wrapper(spec: str) -> tuple[str, str, str]:
+    """Return NAME, ARGUMENT and ENV of `NAME:ARGUMENT:ENV`. Raises UsageError if the spec has another form."""
+    name, _, rest = spec.partition(":")
+    argument, _, inner = rest.partition(":")
+    if name == NOISY.name:
+        _share(spec, argument)
+    if not inner or not argument:
+        example = "noisy:0.1:house" if name == NOISY.name else "changed:names:house"
+        raise UsageError(f"environment {spec!r}: expected {WRAPPERS[name].spec}, as in {example}")
+    return name, argument, inner
+
+
+def _share(spec: str, number: str) -> float:
+    """Return the share P of `noisy:P:ENV`. Raises UsageError if it is none."""
     try:
         share = float(number)
     except ValueError:
         share = -1.0
-    if not 0 <= share < 1 or not inner:
+    if not 0 <= share < 1:
         raise UsageError(f"environment {spec!r}: expected noisy:P:ENV with P from 0 to below 1, as in noisy:0.1:house")
-    if inner.startswith(_NOISY):
-        raise UsageError(f"environment {spec!r}: noise is given once")
-    return share, inner
+    return share
 
 
-def without_noise(spec: str) -> str:
-    """Return ENV for `noisy:P:ENV`, and any other spec as it is.
+def unwrapped(spec: str) -> tuple[str, list[tuple[str, str]]]:
+    """Return the environment inside all wrappers of a spec, and the wrappers, outermost first, as (name, argument).
 
     Raises:
-        UsageError: The spec begins with `noisy:` and has another form.
+        UsageError: A wrapper has another form, or stands there twice.
     """
-    return _split_noise(spec)[1] if spec.startswith(_NOISY) else spec
+    wrappers: list[tuple[str, str]] = []
+    inner = spec
+    while wrapper_of(inner):
+        name, argument, inner = _split_wrapper(inner)
+        wrappers.append((name, argument))
+    kinds = [name if name == NOISY.name else f"{name}:{argument.partition('=')[0]}" for name, argument in wrappers]
+    for kind in kinds:
+        if kinds.count(kind) > 1:
+            raise UsageError(f"environment {spec!r}: {kind} is given twice")
+    return inner, wrappers
+
+
+def without_wrappers(spec: str) -> str:
+    """Return ENV for `noisy:P:ENV` and `changed:KIND:ENV`, however many there are, and any other spec as it is.
+
+    Raises:
+        UsageError: The spec begins with the name of a wrapper and has another form.
+    """
+    return unwrapped(spec)[0]
+
+
+def wrapper_files(spec: str) -> list[str]:
+    """Return the files that the wrappers of a spec name, such as that of `changed:names=FILE:ENV`."""
+    arguments = [argument for name, argument in unwrapped(spec)[1] if name == CHANGED.name]
+    return [file for argument in arguments if (file := argument.partition("=")[2])]
 
 
 class OpenEnvironments:
@@ -189,7 +251,7 @@ class OpenEnvironments:
             except UsageError as e:
                 if self.allowed:
                     raise
-                known = spec.startswith(_NOISY) or ":" in spec.partition("?")[0] or entry_of(spec)
+                known = wrapper_of(spec) or ":" in spec.partition("?")[0] or entry_of(spec)
                 hint = "" if known else f"; {_NOT_REPLAYED}"
                 raise InputError(f"{e}{hint}", "$.env") from None
         return self._open[spec]

@@ -46,6 +46,9 @@ def _kind(spec: str, summary: str, path: str, needs: str = "", light: bool = Fal
 HOUSE = _kind("house", "the built-in household world", "worlds.house:House", light=True)
 PROGRAM = EnvironmentKind("exec:COMMAND", "any program that answers JSON lines: eexp-env(7)")
 CLASS = EnvironmentKind("package.module:Class", "a Python class, installed or in the working directory")
+CHANGED = EnvironmentKind(
+    "changed:KIND:ENV", "any of these, with another interface; KIND is names, names=FILE, order, confirm or fail"
+)
 NOISY = EnvironmentKind("noisy:P:ENV", "any of these, with a share P of the words it shows left out")
 
 KINDS = (
@@ -80,8 +83,11 @@ KINDS = (
     _kind("mcp:COMMAND?tasks=FILE", "a server of MCP and your tasks", "bridges.mcp_environment:MCP", "eexp[mcp]"),
     PROGRAM,
     CLASS,
+    CHANGED,
     NOISY,
 )
+#: Environments around another one, `NAME:ARGUMENT:ENV`.
+WRAPPERS = {kind.name: kind for kind in (CHANGED, NOISY)}
 
 #: Environments that are opened by their name alone, and those with a URL or a command of a server.
 BUILT_IN = {kind.name: kind for kind in KINDS if kind.path and not kind.has_target}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 
-from eexp.envs.opening import without_noise
+from eexp.envs.opening import without_wrappers, wrapper_files
 from eexp.envs.registry import PROGRAM, SERVERS
 from eexp.envs.spec_options import split_options
 
@@ -18,13 +18,14 @@ def named_files(spec: str) -> list[str]:
     Raises:
         UsageError: The options of the spec are not written as options.
     """
-    spec = without_noise(spec)
+    own_files = wrapper_files(spec)
+    spec = without_wrappers(spec)
     scheme, _, target = spec.partition(":")
     if scheme == PROGRAM.name:
-        return _existing(_words(target))
+        return _existing([*own_files, *_words(target)])
     name, _, _ = spec.partition("?")
     scheme, colon, target = name.partition(":")
-    values = list(split_options(spec).values())
+    values = [*own_files, *split_options(spec).values()]
     if scheme in SERVERS:
         values += [] if "://" in target else _words(target)
     elif colon:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
-from eexp.envs import Environment, without_noise
+from eexp.envs import Environment, without_wrappers
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.records.record import seed_of
 
@@ -67,15 +67,15 @@ def key_of(record: dict) -> Key:
 
 
 def env_of_tasks(env: str) -> str:
-    """Return the environment that the tasks belong to: ENV for `noisy:P:ENV`, any other text unchanged."""
+    """Return the environment that the tasks belong to: ENV for `noisy:P:ENV` and `changed:KIND:ENV`, else the text."""
     try:
-        return without_noise(env)
+        return without_wrappers(env)
     except UsageError:
         return env
 
 
 def canonical_json(env: str, task: dict) -> str:
-    """Return the text of one task that goes into the hash. Noise on observations does not change a task."""
+    """Return the text of one task that goes into the hash. Noise and other interfaces do not change a task."""
     return json.dumps([env_of_tasks(env), task], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 

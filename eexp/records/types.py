@@ -55,6 +55,10 @@ class Tool(Struct, kw_only=True):
 
 _Tools = Annotated[Optional[list[Tool]], _note("the functions that the environment offers from here on")]
 
+_Interface = Annotated[
+    Optional[dict[str, Any]], _note("what a `changed:` environment did to the observation, by the kind of change")
+]
+
 
 class Outcome(Struct, kw_only=True):
     """The environment's answer to one action."""
@@ -69,6 +73,7 @@ class Outcome(Struct, kw_only=True):
     screenshot: _Screenshot = None
     summary: _Summary = None
     tools: _Tools = None
+    interface: _Interface = None
 
 
 class LaterStep(Outcome, kw_only=True):
@@ -115,6 +120,7 @@ class Step(Struct, kw_only=True):
     screenshot: _Screenshot = None
     summary: _Summary = None
     tools: _Tools = None
+    interface: _Interface = None
     alternatives: list[Alternative] = []
 
 
@@ -259,6 +265,7 @@ class Turn(Struct, kw_only=True):
     reward: Annotated[Optional[float], _note("of this turn alone, by `eexp reward`")] = None
     tools: _Tools = None
     admissible: Annotated[Optional[list[str]], _note("the admissible actions, where the prompt listed them")] = None
+    interface: _Interface = None
 
 
 class Episode(Struct, kw_only=True):

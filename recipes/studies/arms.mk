@@ -62,12 +62,17 @@ include $(dir $(lastword $(MAKEFILE_LIST)))../given.mk
 
 played = $(foreach arm,$(ARMS),$(SEEDS:%=$1/%/$(arm).episodes.jsonl))
 
-.PHONY: all elsewhere started
+#: The changes of the interface in which `changed` plays: docs/environments/changed.md.
+CHANGES ?= names order confirm fail
+
+.PHONY: all elsewhere changed started
 all: $(call played,$(OUT))
 # The same agents on tasks out of distribution, and with a tenth of the words of every observation missing.
 elsewhere: $(call played,$(OUT)-ood) $(call played,$(OUT)-noisy)
+# The same agents in the same tasks with another interface.
+changed: $(foreach change,$(CHANGES),$(call played,$(OUT)-$(change)))
 # The seconds that it took are appended to a file, one line for each run.
-all elsewhere:
+all elsewhere changed:
 	@echo $$(($$(date +%s) - $$(cat $(OUT)/.started))) >> $(OUT)/seconds
 
 started:
@@ -252,6 +257,13 @@ $(OUT)-ood/%.episodes.jsonl: $(OUT)-ood/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gg
 $(OUT)-noisy/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY NOISE)
 	mkdir -p $(@D)
 	eexp eval 'noisy:$(NOISE):$(ENV)' --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) -q -o $@
+
+define changed-episodes
+$(OUT)-$1/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY)
+	mkdir -p $$(@D)
+	eexp eval 'changed:$1:$(ENV)' --panel $$< -m $(OUT)/base.gguf+$(OUT)/$$*.gguf --threads 1 $(PLAY) -q -o $$@
+endef
+$(foreach change,$(CHANGES),$(eval $(call changed-episodes,$(change))))
 
 $(OUT)/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY)
 	eexp eval --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) -q -o $@

@@ -81,7 +81,9 @@ def provenance(study: Path, rows: list[dict]) -> str:
 def block(study: Path) -> str:
     """Render the text for the marked place of a study."""
     rows = compare({name: [read([str(file)], "episode") for file in files] for name, files in groups(study).items()})
-    made_in = study.with_name(re.sub(r"-(ood|noisy)$", "", study.name))  # the same agents, played elsewhere
+    made_in = study.with_name(
+        re.sub(r"-(ood|noisy|names|order|confirm|fail)$", "", study.name)
+    )  # the same agents, played elsewhere
     return f"```text\n{table(rows)}\n```\n\n{provenance(made_in, rows)}\n"
 
 

@@ -13,8 +13,9 @@ from running import ROOT, lines, run, spawn, write
 
 from eexp.acting.expert import expert
 from eexp.acting.settings import ExpertSettings
-from eexp.envs import Environment, open_env, without_noise
-from eexp.envs.noisy import Noisy, _moved, kept_parts
+from eexp.envs import open_env, without_wrappers
+from eexp.envs.noisy import Noisy, kept_parts
+from eexp.envs.pieces import Piece, moved
 from eexp.envs.worlds.house import House
 
 SAFE = f"exec:sh {ROOT}/examples/safe.sh"
@@ -22,14 +23,6 @@ SAFE = f"exec:sh {ROOT}/examples/safe.sh"
 
 def tasks(split: str, n: int) -> list[dict]:
     return list(islice(House().tasks(split), n))
-
-
-def test_the_whole_contract_is_passed_on():
-    inherited = {"list_tasks", "check_split", "record_options"}  # those that build on others, or concern specs
-    public = {name for name in vars(Environment) if not name.startswith("_")} - inherited
-    with open_env("noisy:0.1:house") as env:
-        passed_on = {*vars(Noisy), *vars(env)}
-    assert public <= passed_on, "what a world offers, the same world with noise has to offer: eexp/envs/noisy.py"
 
 
 texts = st.text(st.sampled_from("ab 1.,'-\n\té"), max_size=60)
@@ -59,8 +52,8 @@ def test_unknown_parts_are_moved(text, data):
     parts = kept_parts(text, 0.4, random.Random(0))
     remainder = "".join(text[a:b] for a, b in parts)
     inside = "".join(text[i] for a, b in parts for i in range(a, b) if start <= i < end)
-    moved = _moved([(start, end)], parts)
-    assert [remainder[a:b] for a, b in moved] == ([inside] if inside else [])
+    places = moved([(start, end)], [Piece(*part) for part in parts])
+    assert [remainder[a:b] for a, b in places] == ([inside] if inside else [])
 
 
 def test_words_are_left_out_independently():
@@ -238,8 +231,8 @@ def test_malformed_noise_is_refused(spec):
 
 
 def test_the_environment_under_the_noise():
-    assert without_noise("noisy:0.1:exec:./world.sh") == "exec:./world.sh"
-    assert without_noise("textworld?games=noisy:") == "textworld?games=noisy:"
+    assert without_wrappers("noisy:0.1:exec:./world.sh") == "exec:./world.sh"
+    assert without_wrappers("textworld?games=noisy:") == "textworld?games=noisy:"
     assert Noisy(House(), 0.25).spec == "noisy:0.25:house"
 
 

@@ -79,7 +79,7 @@ def test_light_environments_are_named_where_episodes_are_played_in_parallel():
 
 
 def test_a_shell_completes_names_and_beginnings():
-    assert completions("") == [*environment_names(), "agentgym:", "openenv:", "mcp:", "exec:", "noisy:"]
+    assert completions("") == [*environment_names(), "agentgym:", "openenv:", "mcp:", "exec:", "changed:", "noisy:"]
     assert completions("a") == ["alfworld", "appworld", "agentgym:"]
     assert completions("nothing") == []
 
