@@ -12,3 +12,4 @@ else
 $(foreach setting,$(CHANGED),$(shell mkdir -p $(OUT)/.settings; printf '%s' $(call quoted,$($(setting))) > $(OUT)/.settings/$(setting)))
 endif
 given = $(1:%=$(OUT)/.settings/%)
+include $(dir $(lastword $(MAKEFILE_LIST)))running.mk

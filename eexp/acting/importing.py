@@ -22,7 +22,7 @@ from eexp.errors import InputError
 from eexp.formats import logs, sft
 from eexp.formats.conversations import Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
-from eexp.formats.names import WHOLE
+from eexp.formats.names import ARGUMENT, WHOLE
 from eexp.records.callbacks import Count, OnError, Skip, add_counts, no_count, skip_none, stop_at_error
 from eexp.records.types import check_tools
 from eexp.workers.jobs import Runner, job_of, results
@@ -111,9 +111,29 @@ def import_replayed(
     settings = settings or ImportSettings()
     selector = selector or Selector(Selection())
     jobs = _conversation_jobs(records, format, tasks, settings, skip, on_error)
-    for record, trajectory in _replayed(jobs, pool, selector, count, note, on_error):
+
+    def on_difference(record: dict, error: InputError) -> None:
+        on_error(record, _with_hint_at_arguments(record, error, format, settings))
+
+    for record, trajectory in _replayed(jobs, pool, selector, count, note, on_difference):
         count_unreadable(trajectory["steps"], settings.action or format.action, count)
         yield {**trajectory, "source": source_fields(format.adapted(record), format)}
+
+
+def _with_hint_at_arguments(record: dict, error: InputError, format: Format, settings: ImportSettings) -> InputError:
+    """Return the error of a replay, with a hint where actions are calls and each has one argument, a string."""
+    if settings.action not in (None, WHOLE) or not format.tools or "observed" not in error.evidence:
+        return error
+    try:
+        steps = read_conversation(format.adapted(record), format, ARGUMENT, settings.drop_closing).steps
+        whole = read_conversation(format.adapted(record), format, WHOLE, settings.drop_closing).steps
+    except InputError:  # a call with other arguments
+        return error
+    first = next((new["action"] for new, old in zip(steps, whole) if new["action"] != old["action"]), None)
+    if first is None:  # no calls
+        return error
+    hint = f"if the environment takes the argument of a call alone, such as {first!r}, give --action {ARGUMENT}"
+    return type(error)(f"{error.message}; {hint}", error.where, error.evidence)
 
 
 def import_episodes(

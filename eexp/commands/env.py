@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eexp.console import options
-from eexp.console.findings_output import AS_JSON, show_findings
+from eexp.console.findings_output import AS_JSON, show_findings, show_requirements
 from eexp.console.parameters import option, parameter
 from eexp.errors import EXIT_FAILED, EexpError, environment_errors
 from eexp.settings import FILE, SEED, Number, Whole
@@ -110,8 +110,13 @@ def show_command(spec: str, task: str | None) -> None:
     "Longest answer."
 )
 @parameter(SEED)
+@option(False, "--conformance").help(
+    "Check the numbered requirements of docs/fork-and-verify.md instead, for a server that offers its states."
+)
 @AS_JSON
-def check_command(spec: str, number: int, actions: tuple[str, ...], timeout: float, seed: int, as_json: bool) -> None:
+def check_command(
+    spec: str, number: int, actions: tuple[str, ...], timeout: float, seed: int, conformance: bool, as_json: bool
+) -> None:
     """Check that an environment keeps its contract, so that its branches can be trusted.
 
     Some tasks are played, and then played again: in the same environment and in one opened anew, with and without
@@ -120,16 +125,28 @@ def check_command(spec: str, number: int, actions: tuple[str, ...], timeout: flo
     The observations must be the same each time. Every line begins with ok, FAIL, note (worth knowing, nothing is
     broken) or - (not tried). It is a failure, too, if no action could be taken at all. Exit code 1 if anything failed.
 
+    With --conformance, the requirements of docs/fork-and-verify.md are checked one by one: met, NOT MET, or not
+    offered, with what was compared. Exit code 1 if one is not met.
+
     \b
     Example:
       eexp env check house
+      eexp env check house --conformance
     """
     from eexp.envs import check, open_env
     from eexp.workers.supervisor import ONE_THREAD
 
     os.environ.update({**ONE_THREAD, **os.environ, "EEXP_ENV_TIMEOUT": str(timeout)})
 
-    checker = check.Checker(lambda: open_env(spec), tasks=number, limit=timeout, seed=seed, actions=actions)
+    options: dict[str, Any] = {"tasks": number, "limit": timeout, "seed": seed, "actions": actions}
+    if conformance:
+        from eexp.envs.conformance import ConformanceChecker
+
+        requirements = ConformanceChecker(lambda: open_env(spec), **options).requirements()
+        if show_requirements(requirements, as_json):
+            sys.exit(EXIT_FAILED)
+        return
+    checker = check.Checker(lambda: open_env(spec), **options)
     if show_findings(checker.findings(), as_json):
         sys.exit(EXIT_FAILED)
 

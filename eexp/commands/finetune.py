@@ -77,6 +77,7 @@ def command(
     from eexp.system.late import without_collection
     from eexp.system.terminal import show
     from eexp.training.distributed import process_count, process_rank
+    from eexp.training.example_style import style_of_examples
 
     for name in dict.fromkeys(name for kind in OBJECTIVES for name in kind.own_settings):
         takers = [kind.name for kind in OBJECTIVES if name in kind.own_settings]
@@ -111,6 +112,8 @@ def command(
     with stream.open("finetune") as io:
         records = io.records()
         first = list(islice(records, 1))
+        if first:
+            style_of_examples(first[0].get("prompt_style"), style)
         # These import torch, which takes seconds; a command line or a first record that is wrong is refused before.
         with without_collection():
             from eexp.training.finetune import finetune, preview

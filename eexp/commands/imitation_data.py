@@ -10,7 +10,6 @@ from eexp.console import options
 from eexp.console.parameters import command_options, parameter
 from eexp.examples.settings import ImitationSettings
 from eexp.records.outcomes import with_failures_counted
-from eexp.settings import prompt_style
 
 if TYPE_CHECKING:
     from eexp.console.stream import Stream
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("imitation-data")
 @command_options(ImitationSettings)
-@parameter(prompt_style())
+@parameter(options.style_option())
 @options.streams("trajectory", shards=True)
 def command(settings: ImitationSettings, prompt_style: str | None, stream: Stream) -> None:
     """Make training examples that imitate the expert.

@@ -9,7 +9,6 @@ import click
 from eexp.console import options
 from eexp.console.parameters import command_options, parameter
 from eexp.examples.settings import PolicySettings
-from eexp.settings import prompt_style
 
 if TYPE_CHECKING:
     from eexp.console.stream import Stream
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("policy-data")
 @command_options(PolicySettings)
-@parameter(prompt_style())
+@parameter(options.style_option())
 @options.streams("episode")
 def command(settings: PolicySettings, prompt_style: str | None, stream: Stream) -> None:
     """Make training examples of an agent's own episodes, weighted by their success.

@@ -12,7 +12,6 @@ from eexp.console.parameters import command_options, parameter
 from eexp.errors import UsageError
 from eexp.examples.settings import PreferenceSettings
 from eexp.records.outcomes import with_failures_counted, with_outcomes_asked_for
-from eexp.settings import prompt_style
 
 if TYPE_CHECKING:
     from eexp.console.stream import Stream
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("preference-data")
 @command_options(PreferenceSettings)
-@parameter(prompt_style())
+@parameter(options.style_option())
 @options.streams("trajectory", shards=True)
 def command(settings: PreferenceSettings, prompt_style: str | None, stream: Stream) -> None:
     """Make preferences: the expert's action before an alternative that did worse.

@@ -88,11 +88,13 @@ def check_command(file: str) -> None:
       eexp prompts check mine.toml
     """
     from eexp.prompts import built_in_styles, get_style, load_style
-    from eexp.prompts.style_file import unreadable_answers
+    from eexp.prompts.style_file import marks_not_read, marks_not_shown, unreadable_answers
 
     style = load_style(file)
-    for problem in unreadable_answers(style):
+    for problem in [*unreadable_answers(style), *marks_not_read(style)]:
         raise InputError(f"{file}: {problem}")
     terminal.show(f"{file}: ok, {style.label}")
+    for remark in marks_not_shown(style):
+        terminal.tell(f"note: {remark}")
     if style.name in built_in_styles() and style.label != get_style(style.name).label:
         terminal.tell(f"note: {style.name!r} is the name of a built-in style that differs: give yours another name")

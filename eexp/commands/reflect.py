@@ -14,7 +14,7 @@ from eexp.console.options import ModelOptions
 from eexp.console.parameters import command_options, option, parameter
 from eexp.examples.settings import GUARDS, RATIONALES, GuardSettings, ReflectSettings
 from eexp.records.outcomes import with_failures_counted, with_outcomes_asked_for
-from eexp.settings import Name, Whole, Word, prompt_style
+from eexp.settings import Name, Whole, Word
 
 if TYPE_CHECKING:
     from eexp.console.stream import Stream
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 )
 @option(GuardSettings.min_words, "--min-words", type=Whole(0)).help("Shortest text, in words.")
 @option(GuardSettings.max_words, "--max-words", type=Whole(1)).help("Longest text, in words.")
-@parameter(prompt_style())
+@parameter(options.style_option())
 @options.streams("trajectory", resume=True, shards=True)
 def command(
     model: ModelOptions,

@@ -11,7 +11,6 @@ from eexp.console import options
 from eexp.console.options import ModelOptions
 from eexp.console.parameters import command_options, parameter
 from eexp.examples.settings import SummariseSettings
-from eexp.settings import prompt_style
 
 if TYPE_CHECKING:
     from eexp.console.stream import Stream
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 @options.model(
     "The model that writes the summaries; `eexp models` lists what MODEL may be.  [default: the built-in tiny model]"
 )
-@parameter(prompt_style())
+@parameter(options.style_option())
 @options.streams("trajectory", resume=True, shards=True)
 def command(settings: SummariseSettings, model: ModelOptions, prompt_style: str | None, stream: Stream) -> None:
     """Add summaries of long observations, written by a model.

@@ -12,7 +12,6 @@ from eexp.console.options import ModelOptions
 from eexp.console.parameters import command_options, is_given, parameter
 from eexp.examples.settings import WorldModelSettings
 from eexp.records.outcomes import with_outcomes_asked_for
-from eexp.settings import prompt_style
 
 if TYPE_CHECKING:
     from eexp.console.stream import Stream
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 @options.model(
     "For --predictable model: a model that was trained on world-model examples of other trajectories.  [default: none]"
 )
-@parameter(prompt_style())
+@parameter(options.style_option())
 @options.streams("trajectory", resume=True, shards=True)
 def command(settings: WorldModelSettings, model: ModelOptions, prompt_style: str | None, stream: Stream) -> None:
     """Make training examples that predict the next state.

@@ -302,6 +302,22 @@ def _step_limit(timeout: float | None) -> float:
 # -- prompt styles, models and policies --------------------------------------------------------------------------------
 
 
+def style_option(default: str = "react") -> Option:
+    """Return --prompt-style, whose value is looked up before a model is loaded; `default` as for `prompt_style`."""
+    option = prompt_style(default)
+    option.more["callback"] = _existing_style
+    return option
+
+
+def _existing_style(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Return the value of --prompt-style if there is such a style."""
+    if value and not ctx.resilient_parsing:
+        from eexp.prompts import get_style
+
+        get_style(value)
+    return value
+
+
 def chosen_style(
     requested: str | None, trained: PromptStyle | None, note: Callable[[str], None] = lambda text: None
 ) -> PromptStyle:
@@ -459,7 +475,7 @@ def policy(help: str, max_tokens: Option, *more: Option) -> Callable[[Command], 
         ) -> Any:
             return command(*args, policy=PolicyOptions(model, prompt_style, max_tokens, think), **rest)
 
-        style = prompt_style("the one the model was trained with, else react")
+        style = style_option("the one the model was trained with, else react")
         return model(help, max_tokens, style, *more)(with_policy)
 
     return decorate

@@ -78,7 +78,7 @@ def style_from_dict(table: dict) -> PromptStyle:
     try:
         style = msgspec.convert(table, PromptStyle)
     except msgspec.ValidationError as e:
-        raise explain(str(e)) from None
+        raise explain(str(e), PromptStyle) from None
     _check(style)
     return style
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import orjson
 
 from eexp.prompts.style import PromptStyle
@@ -22,6 +24,33 @@ def unreadable_answers(style: PromptStyle) -> list[str]:
         if not cut.cut_off:
             faults.append(f"{answer.text!r}, cut before its end, is read as the action {cut.action!r}")
     return faults
+
+
+def marks_not_read(style: PromptStyle) -> list[str]:
+    """Return the tags that the system text of acting asks for and that no answer is read by, in words."""
+    marks = " ".join((style.action.open, style.action.close, style.thought.open, style.thought.close))
+    asked = dict.fromkeys(re.findall(r"</\w+>", style.acting.system))
+    if style.action.calls:
+        return []
+    action = f"{style.action.open.strip()!r}" + (f" to {close!r}" if (close := style.action.close.strip()) else "")
+    return [
+        f"$.act.system: asks for {tag}, which is not read; actions are read from {action} and thoughts from "
+        f"{style.thought.open.strip()!r}"
+        for tag in asked
+        if tag not in marks
+    ]
+
+
+def marks_not_shown(style: PromptStyle) -> list[str]:
+    """Return the marks that answers are read by and that no text of acting shows, in words."""
+    if style.action.calls or style.examples:  # examples are written with the marks
+        return []
+    texts = " ".join((style.acting.system, style.thought.ask, style.thought.ask_not))
+    return [
+        f"no text shows the mark {mark!r} of {what}: only a model that was trained with this style can know it"
+        for what, mark in (("an action", style.action.open.strip()), ("a thought", style.thought.open.strip()))
+        if mark not in texts
+    ]
 
 
 def toml_of(style: PromptStyle) -> str:

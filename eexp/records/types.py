@@ -383,7 +383,7 @@ def check(record: Any, *accepted: str) -> dict:
     try:
         msgspec.convert(record, TYPES[record_type])
     except msgspec.ValidationError as e:
-        raise explain(str(e)) from None
+        raise explain(str(e), TYPES[record_type]) from None
     return record
 
 
@@ -402,8 +402,12 @@ def check_tools(tools: Any) -> None:
         raise InputError(error.message, (error.where or "$").replace("$", "$.tools", 1)) from None
 
 
-def explain(message: str) -> InputError:
-    """Return the error for a message of msgspec: in plainer words, with the JSON path that it names."""
+def explain(message: str, kind: Any = None) -> InputError:
+    """Return the error for a message of msgspec: in plainer words, with the JSON path that it names.
+
+    Args:
+        kind: The type that was asked for, so that a word that is none of several is answered with those there are.
+    """
     text, _, path = message.partition(" - at ")
     path = path.strip("`") or "$"
     missing = re.match(r"Object missing required field `(.+)`", text)
@@ -416,7 +420,30 @@ def explain(message: str) -> InputError:
             text += " " + mismatch["more"]
         if mismatch["got"]:
             text += ", got " + _type_names(mismatch["got"])
+    if kind is not None and (wrong := re.match(r"Invalid enum value (.+)", text)):
+        choices = _choices(msgspec.inspect.type_info(kind), re.findall(r"\.(\w+)|\[", path))
+        if choices:
+            text = f"expected {_listed(list(map(repr, choices)))}, got {wrong[1]}"
     return InputError(text[0].lower() + text[1:], path)
+
+
+def _choices(info: Any, keys: list[str]) -> list[Any]:
+    """Return the words that a type allows at a place; [] where it is not a type of words.
+
+    Args:
+        info: What msgspec says of the type.
+        keys: The way to the place: names of fields, "" for an item of a list.
+    """
+    if isinstance(info, msgspec.inspect.Metadata):
+        return _choices(info.type, keys)
+    if isinstance(info, msgspec.inspect.UnionType):
+        return [choice for one in info.types for choice in _choices(one, keys)]
+    if not keys:
+        return list(info.values) if isinstance(info, msgspec.inspect.LiteralType) else []
+    if isinstance(info, msgspec.inspect.StructType):
+        return [choice for f in info.fields if f.encode_name == keys[0] for choice in _choices(f.type, keys[1:])]
+    inner = getattr(info, "item_type", None)
+    return _choices(inner, keys[1:]) if inner is not None and not keys[0] else []
 
 
 def schema(record_type: str) -> dict:

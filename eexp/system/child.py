@@ -182,8 +182,9 @@ class Child:
         """
         self._read()
         line = b"" if self._unread else self._exchange(request + b"\n", limit)
-        if self._unread:
-            raise ChildFailed(f"a line that nothing asked for: {excerpt(self._unread)}")
+        if self._unread:  # of two lines, an answer is an object: what a program prints for a person is none
+            stray = self._unread if not line or line.lstrip().startswith(b"{") else line
+            raise ChildFailed(f"a line that nothing asked for: {excerpt(stray)}; standard output is for answers alone")
         return line
 
     def notify(self, request: bytes) -> None:

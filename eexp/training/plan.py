@@ -16,14 +16,15 @@ import torch
 import transformers
 
 from eexp import __version__
-from eexp.errors import InputError, UsageError, short
+from eexp.errors import InputError, UsageError
 from eexp.models.devices import device_name
-from eexp.prompts import PromptStyle, built_in_style, built_in_styles
+from eexp.prompts import PromptStyle
 from eexp.records.runs import fingerprint_of_directory, read_run, resolve_base
 from eexp.training import exact
 from eexp.training.data import Row
 from eexp.training.distributed import process_count
 from eexp.training.example_log import ExampleLog
+from eexp.training.example_style import style_of_examples
 from eexp.training.job import ExampleSource, Job
 from eexp.training.model import check_packages, open_model
 from eexp.training.objectives.base import Objective, open_objective
@@ -75,7 +76,7 @@ def plan_job(
     log = ExampleLog()
     rows, weightless = _training_rows(source, log, rows_of)
     objective.check_rows(rows)
-    style = _resolve_style(log.style, style)
+    style = style_of_examples(log.style, style)
     validation_log = log.for_validation()
     validation_rows = _validation_rows(validation, validation_log, rows_of) if validation else []
     exact.check(model, rows + validation_rows, settings.packing, dtype, settings.tokens_per_batch)
@@ -145,38 +146,6 @@ def _validation_rows(validation: ExampleSource, log: ExampleLog, rows_of: Callab
 
 def _with_weight(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.weight and row.n_targets]
-
-
-# -- the prompt style --------------------------------------------------------------------------------------------------
-
-
-def _resolve_style(label: str | None, style: PromptStyle | None) -> PromptStyle | None:
-    """Return the prompt style of the examples.
-
-    Args:
-        style: The style given as --prompt-style; without it the label must be that of a built-in one.
-    """
-    if style:
-        if label and label != style.label:
-            hint = ""
-            if style.name == label.partition("@")[0]:
-                origin = (
-                    "the built-in style"
-                    if label in {built_in_style(name).label for name in built_in_styles()}
-                    else "another style"
-                )
-                hint = f", {origin} of that name: give your style another name, and make the examples with it"
-            raise UsageError(f"--prompt-style is {style.label}, but the examples were made with {label}{hint}")
-        return style
-    if not label:
-        return None
-    try:
-        return built_in_style(label)
-    except (UsageError, InputError) as e:
-        raise UsageError(
-            f"the examples were made with prompt style {short(label)}: give its file as --prompt-style, so that "
-            f"what is trained can be played with it ({e})"
-        ) from None
 
 
 # -- updates -----------------------------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ IMITATED := $(strip $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(LR),--lr $(LR)))
 PREDICTED := $(strip $(if $(WORLD_EPOCHS),--epochs $(WORLD_EPOCHS)) \
   $(if $(or $(WORLD_LR),$(LR)),--lr $(or $(WORLD_LR),$(LR))))
 # $(call train,FROM,OPTIONS,EXAMPLES)
-train = rm -rf $(@D) && $(TRAINER) $1 -o $(@D)$(if $2, $2) $(UPDATES) --rejects $(@D).rejects.jsonl $3 || [ $$? -eq 4 ]
+train = { $(begin_run); } && $(TRAINER) --resume $1 -o $(@D)$(if $2, $2) $(UPDATES) --rejects $(@D).rejects.jsonl $3 || [ $$? -eq 4 ]
 TRAINED_WITH := BASE ADAPTER EPOCHS LR BATCH SCHEDULE WARMUP MAX_LENGTH SEED FINETUNE
 
 $(OUT)/il/eexp.json: $(OUT)/il.jsonl $(call given,$(TRAINED_WITH))

@@ -81,20 +81,20 @@ started:
 # -- tasks, demonstrations, imitation ------------------------------------------------------------------------------
 
 $(OUT)/expert.jsonl: $(call given,ENV TRAIN TRAIN_SPLIT EXPERT) | started
-	eexp expert '$(ENV)' --split $(TRAIN_SPLIT) -n $(TRAIN) $(EXPERT) -q -o $@
+	eexp expert '$(ENV)' --split $(TRAIN_SPLIT) -n $(TRAIN) $(EXPERT) $(Q) -o $@
 
 $(OUT)/panel.jsonl: $(OUT)/expert.jsonl $(call given,ENV PANEL_TASKS PANEL_SPLITS)
 	eexp panel '$(ENV)' $(PANEL_SPLITS:%=--split %) -n $(PANEL_TASKS) --apart-from $< -o $@
 
 $(OUT)/il.jsonl: $(OUT)/expert.jsonl $(call given,STYLE)
-	eexp imitation-data -q $< -o $@
+	eexp imitation-data $(Q) $< -o $@
 
 $(OUT)/base.gguf: $(call given,BASE)
 	eexp export $(BASE) -o $@
 
 $(OUT)/%/il/eexp.json: $(OUT)/il.jsonl $(call given,BASE UPDATES ADAPTER TUNED_il)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_il) -q $<
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_il) $(Q) $<
 
 # -- experience: what other actions lead to -----------------------------------------------------------------------
 
@@ -103,14 +103,14 @@ $(OUT)/%/il/eexp.json: $(OUT)/il.jsonl $(call given,BASE UPDATES ADAPTER TUNED_i
 # not mistakes.
 define explorer
 $(OUT)/half-$1.jsonl: $(OUT)/expert.jsonl
-	eexp split --parts 2 --part $1 $$< -q -o $$@
+	eexp split --parts 2 --part $1 $$< $(Q) -o $$@
 
 $(OUT)/without-$1.jsonl: $(OUT)/expert.jsonl $(call given,STYLE)
-	eexp split --parts 2 --without $1 -q $$< | eexp imitation-data -q -o $$@
+	eexp split --parts 2 --without $1 $(Q) $$< | eexp imitation-data $(Q) -o $$@
 
 $(OUT)/%/explorer-$1/eexp.json: $(OUT)/without-$1.jsonl $(call given,BASE UPDATES ADAPTER TUNED_explorer)
-	rm -rf $$(@D)
-	eexp finetune -m $(BASE) -o $$(@D) $(ADAPTER) --max-steps $(UPDATES) --seed $$* $(TUNED_explorer) -q $$<
+	$$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $$(@D) $(ADAPTER) --max-steps $(UPDATES) --seed $$* $(TUNED_explorer) $(Q) $$<
 
 $(OUT)/%/explorer-$1.gguf: $(OUT)/%/explorer-$1/eexp.json
 	eexp export $$(<D) -o $$@
@@ -119,25 +119,25 @@ $(OUT)/%/explorer-$1.gguf: $(OUT)/%/explorer-$1/eexp.json
 # are admissible, for reflections; and the policy's own actions without that filter, which include its mistakes.
 $(OUT)/%/branched-$1.jsonl: $(OUT)/half-$1.jsonl $(OUT)/base.gguf $(OUT)/%/explorer-$1.gguf \
     $(call given,K_WORLD K_OWN K_MISTAKES)
-	eexp branch --pool world -k $(K_WORLD) --from admissible --seed $$* -q $$< \
-	  | eexp branch --pool own -k $(K_OWN) -m $(OUT)/base.gguf+$(OUT)/$$*/explorer-$1.gguf --threads 1 --seed $$* -q \
+	eexp branch --pool world -k $(K_WORLD) --from admissible --seed $$* $(Q) $$< \
+	  | eexp branch --pool own -k $(K_OWN) -m $(OUT)/base.gguf+$(OUT)/$$*/explorer-$1.gguf --threads 1 --seed $$* $(Q) \
 	  | eexp branch --pool mistakes -k $(K_MISTAKES) --no-only-admissible \
-	      -m $(OUT)/base.gguf+$(OUT)/$$*/explorer-$1.gguf --threads 1 --seed $$* -q -o $$@
+	      -m $(OUT)/base.gguf+$(OUT)/$$*/explorer-$1.gguf --threads 1 --seed $$* $(Q) -o $$@
 endef
 $(eval $(call explorer,1))
 $(eval $(call explorer,2))
 
 $(OUT)/%/rollout.jsonl: $(OUT)/%/branched-1.jsonl $(OUT)/%/branched-2.jsonl
-	cat $^ | eexp rollout -q -o $@
+	cat $^ | eexp rollout $(Q) -o $@
 
 # -- IL + IWM in one run: the world model's examples are WORLD_SHARE of the loss -----------------------------------
 
 $(OUT)/%/world.jsonl: $(OUT)/%/rollout.jsonl
-	eexp world-model-data --pool world --predictable environment --seed $* -q $< -o $@
+	eexp world-model-data --pool world --predictable environment --seed $* $(Q) $< -o $@
 
 $(OUT)/%/iwm/eexp.json: $(OUT)/il.jsonl $(OUT)/%/world.jsonl $(call given,BASE UPDATES ADAPTER WORLD_SHARE TUNED_iwm)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_iwm) --share world_model=$(WORLD_SHARE) -q \
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_iwm) --share world_model=$(WORLD_SHARE) $(Q) \
 	  $(OUT)/il.jsonl $(OUT)/$*/world.jsonl
 
 # -- IWM, then IL, half of the updates each (in the paper, all of IL comes after) -----------------------------------
@@ -145,24 +145,24 @@ $(OUT)/%/iwm/eexp.json: $(OUT)/il.jsonl $(OUT)/%/world.jsonl $(call given,BASE U
 HALF := $(shell echo $$(($(UPDATES) / 2)))
 
 $(OUT)/%/world-model/eexp.json: $(OUT)/%/world.jsonl $(call given,BASE UPDATES ADAPTER TUNED_iwm-first)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(ADAPTER) --max-steps $(HALF) --seed $* $(TUNED_iwm-first) -q $<
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $(@D) $(ADAPTER) --max-steps $(HALF) --seed $* $(TUNED_iwm-first) $(Q) $<
 
 $(OUT)/%/iwm-first/eexp.json: $(OUT)/il.jsonl $(OUT)/%/world-model/eexp.json $(call given,UPDATES TUNED_iwm-first)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) --init $(OUT)/$*/world-model -o $(@D) --max-steps $(HALF) --seed $* $(TUNED_iwm-first) -q $<
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) --init $(OUT)/$*/world-model -o $(@D) --max-steps $(HALF) --seed $* $(TUNED_iwm-first) $(Q) $<
 
 # -- recovery: the policy's own refused actions on the expert's path, and the expert's action after them -----------
 
 $(OUT)/%/recovered.jsonl: $(OUT)/%/rollout.jsonl $(call given,RECOVER)
-	eexp recover --pool mistakes $(RECOVER) --seed $* -q $< -o $@
+	eexp recover --pool mistakes $(RECOVER) --seed $* $(Q) $< -o $@
 
 $(OUT)/%/recovery.jsonl: $(OUT)/%/recovered.jsonl
-	eexp imitation-data -q $< -o $@
+	eexp imitation-data $(Q) $< -o $@
 
 $(OUT)/%/recovery/eexp.json: $(OUT)/%/recovery.jsonl $(call given,BASE UPDATES ADAPTER TUNED_recovery)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_recovery) -q $<
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_recovery) $(Q) $<
 
 # -- thoughts by a rule before every action, on recovered paths ----------------------------------------------------
 
@@ -170,75 +170,75 @@ $(OUT)/%/recovery/eexp.json: $(OUT)/%/recovery.jsonl $(call given,BASE UPDATES A
 # the same on the expert's own path. "outcomes": from what was executed.
 
 $(OUT)/%/rules.jsonl: $(OUT)/%/recovered.jsonl
-	eexp reflect --rationale environment --weigh 0 --pool own -q $< -o $@
+	eexp reflect --rationale environment --weigh 0 --pool own $(Q) $< -o $@
 
 $(OUT)/%/outcomes.jsonl: $(OUT)/%/recovered.jsonl
-	eexp reflect --rationale outcome --pool own -q $< -o $@
+	eexp reflect --rationale outcome --pool own $(Q) $< -o $@
 
 $(OUT)/%/rules-alone.jsonl: $(OUT)/%/rollout.jsonl
-	eexp reflect --rationale environment --weigh 0 --pool own -q $< -o $@
+	eexp reflect --rationale environment --weigh 0 --pool own $(Q) $< -o $@
 
 $(OUT)/%/rules/eexp.json: $(OUT)/%/rules.jsonl $(call given,BASE UPDATES ADAPTER TUNED_rules)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_rules) -q $<
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_rules) $(Q) $<
 
 $(OUT)/%/outcomes/eexp.json: $(OUT)/%/outcomes.jsonl $(call given,BASE UPDATES ADAPTER TUNED_outcomes)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_outcomes) -q $<
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_outcomes) $(Q) $<
 
 $(OUT)/%/rules-alone/eexp.json: $(OUT)/%/rules-alone.jsonl $(call given,BASE UPDATES ADAPTER TUNED_rules-alone)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_rules-alone) -q $<
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_rules-alone) $(Q) $<
 
 # -- corrections: the explorers play the demonstrated tasks, and the expert goes on from where they went wrong ---------
 
 # $(call explored,HALF,THE OTHER): each explorer plays the tasks that it was not trained on.
 define explored
 $(OUT)/tasks-$1.jsonl: $(OUT)/half-$1.jsonl $(OUT)/half-$2.jsonl
-	eexp panel '$(ENV)' --split $(TRAIN_SPLIT) -n $$$$(wc -l < $$<) --apart-from $(OUT)/half-$2.jsonl -q -o $$@
+	eexp panel '$(ENV)' --split $(TRAIN_SPLIT) -n $$$$(wc -l < $$<) --apart-from $(OUT)/half-$2.jsonl $(Q) -o $$@
 
 $(OUT)/%/explored-$1.jsonl: $(OUT)/tasks-$1.jsonl $(OUT)/base.gguf $(OUT)/%/explorer-$1.gguf $(call given,PLAY)
-	eexp eval --panel $$< -m $(OUT)/base.gguf+$(OUT)/$$*/explorer-$1.gguf --threads 1 $(PLAY) -q -o $$@
+	eexp eval --panel $$< -m $(OUT)/base.gguf+$(OUT)/$$*/explorer-$1.gguf --threads 1 $(PLAY) $(Q) -o $$@
 endef
 $(eval $(call explored,1,2))
 $(eval $(call explored,2,1))
 
 $(OUT)/%/corrected.jsonl: $(OUT)/%/explored-1.jsonl $(OUT)/%/explored-2.jsonl $(call given,CORRECT)
-	cat $(filter %.jsonl,$^) | eexp correct $(CORRECT) -q -o $@
+	cat $(filter %.jsonl,$^) | eexp correct $(CORRECT) $(Q) -o $@
 
 # Refused actions that were corrected are put into the path, before the correction.
 $(OUT)/%/corrections.jsonl: $(OUT)/%/corrected.jsonl
-	eexp recover -q $< | eexp imitation-data -q -o $@
+	eexp recover $(Q) $< | eexp imitation-data $(Q) -o $@
 
 $(OUT)/%/corrections/eexp.json: $(OUT)/il.jsonl $(OUT)/%/corrections.jsonl \
     $(call given,BASE UPDATES ADAPTER TUNED_corrections)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_corrections) -q $(OUT)/il.jsonl $(OUT)/$*/corrections.jsonl
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_corrections) $(Q) $(OUT)/il.jsonl $(OUT)/$*/corrections.jsonl
 
 # Thoughts in the corrected states, too: what was wrong with the agent's action, and what to do instead.
 $(OUT)/%/critiques.jsonl: $(OUT)/%/corrected.jsonl
-	eexp rollout -q $< | eexp recover -q | eexp reflect --rationale environment --weigh 0 -q -o $@
+	eexp rollout $(Q) $< | eexp recover $(Q) | eexp reflect --rationale environment --weigh 0 $(Q) -o $@
 
 $(OUT)/%/critiques/eexp.json: $(OUT)/%/rules.jsonl $(OUT)/%/critiques.jsonl \
     $(call given,BASE UPDATES ADAPTER TUNED_critiques)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_critiques) -q $(OUT)/$*/rules.jsonl $(OUT)/$*/critiques.jsonl
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_critiques) $(Q) $(OUT)/$*/rules.jsonl $(OUT)/$*/critiques.jsonl
 
 # -- preferences: the expert's action before the explorer's, in the states that the explorer itself gets into -----------
 
 $(OUT)/%/preferences.jsonl: $(OUT)/%/explored-1.jsonl $(OUT)/%/explored-2.jsonl
-	cat $(filter %.jsonl,$^) | eexp correct --turns 8 -q | eexp preference-data -q -o $@
+	cat $(filter %.jsonl,$^) | eexp correct --turns 8 $(Q) | eexp preference-data $(Q) -o $@
 
 $(OUT)/%/dpo/eexp.json: $(OUT)/%/preferences.jsonl $(OUT)/il.jsonl $(OUT)/%/il/eexp.json $(call given,BASE TUNED_dpo)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) --init $(OUT)/$*/il -o $(@D) --objective dpo $(TUNED_dpo) --seed $* -q \
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) --init $(OUT)/$*/il -o $(@D) --objective dpo $(TUNED_dpo) --seed $* $(Q) \
 	  $< $(OUT)/il.jsonl
 
 # -- the sum: thoughts on recovered paths and a world model in one run ---------------------------------------------
 
 $(OUT)/%/rules-iwm/eexp.json: $(OUT)/%/rules.jsonl $(OUT)/%/world.jsonl $(call given,BASE UPDATES ADAPTER WORLD_SHARE TUNED_rules-iwm)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_rules-iwm) --share world_model=$(WORLD_SHARE) -q \
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_rules-iwm) --share world_model=$(WORLD_SHARE) $(Q) \
 	  $(OUT)/$*/rules.jsonl $(OUT)/$*/world.jsonl
 
 # -- playing ---------------------------------------------------------------------------------------------------------
@@ -252,11 +252,11 @@ $(OUT)-ood/panel.jsonl: $(OUT)/expert.jsonl $(call given,ENV PANEL_TASKS)
 
 $(OUT)-ood/%.episodes.jsonl: $(OUT)-ood/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY)
 	mkdir -p $(@D)
-	eexp eval --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) -q -o $@
+	eexp eval --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) $(Q) -o $@
 
 $(OUT)-noisy/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY NOISE)
 	mkdir -p $(@D)
-	eexp eval 'noisy:$(NOISE):$(ENV)' --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) -q -o $@
+	eexp eval 'noisy:$(NOISE):$(ENV)' --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) $(Q) -o $@
 
 define changed-episodes
 $(OUT)-$1/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY)
@@ -266,4 +266,4 @@ endef
 $(foreach change,$(CHANGES),$(eval $(call changed-episodes,$(change))))
 
 $(OUT)/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY)
-	eexp eval --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) -q -o $@
+	eexp eval --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) $(Q) -o $@

@@ -50,39 +50,39 @@ all: $(foreach played,$(PLAYED),$(SEEDS:%=$(OUT)/%/$(played).jsonl))
 # -- demonstrations and experience ---------------------------------------------------------------------------------
 
 $(OUT)/expert.jsonl: $(call given,TRAIN)
-	eexp expert house -n $(TRAIN) -q -o $@
+	eexp expert house -n $(TRAIN) $(Q) -o $@
 
 $(OUT)/panel.jsonl: $(OUT)/expert.jsonl $(call given,PANEL_TASKS)
-	eexp panel house --split test -n $(PANEL_TASKS) --apart-from $< -q -o $@
+	eexp panel house --split test -n $(PANEL_TASKS) --apart-from $< $(Q) -o $@
 
 define explorer
 $(OUT)/half-$1.jsonl: $(OUT)/expert.jsonl
-	eexp split --parts 2 --part $1 $$< -q -o $$@
+	eexp split --parts 2 --part $1 $$< $(Q) -o $$@
 
 $(OUT)/without-$1.jsonl: $(OUT)/expert.jsonl
-	eexp split --parts 2 --without $1 -q $$< | eexp imitation-data -q -o $$@
+	eexp split --parts 2 --without $1 $(Q) $$< | eexp imitation-data $(Q) -o $$@
 
 $(OUT)/%/explorer-$1/eexp.json: $(OUT)/without-$1.jsonl $(call given,BASE UPDATES BATCH LR)
-	rm -rf $$(@D)
-	eexp finetune -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(HALF) --seed $$* -q $$<
+	$$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(HALF) --seed $$* $(Q) $$<
 
 $(OUT)/%/explorer-$1.gguf: $(OUT)/%/explorer-$1/eexp.json
 	eexp export $$(<D) -o $$@
 
 $(OUT)/%/branched-$1.jsonl: $(OUT)/half-$1.jsonl $(OUT)/%/explorer-$1.gguf $(call given,K)
-	eexp branch -k $(K) --no-only-admissible -m $(OUT)/$$*/explorer-$1.gguf --threads 1 --seed $$* -q -o $$@ $$<
+	eexp branch -k $(K) --no-only-admissible -m $(OUT)/$$*/explorer-$1.gguf --threads 1 --seed $$* $(Q) -o $$@ $$<
 endef
 $(eval $(call explorer,1))
 $(eval $(call explorer,2))
 
 $(OUT)/%/rollout.jsonl: $(OUT)/%/branched-1.jsonl $(OUT)/%/branched-2.jsonl
-	cat $^ | eexp rollout -q -o $@
+	cat $^ | eexp rollout $(Q) -o $@
 
 $(OUT)/%/permuted.jsonl: $(OUT)/%/rollout.jsonl
 	$(PYTHON) $(HERE)placebo.py outcomes $< > $@
 
 $(OUT)/%/recovered.jsonl: $(OUT)/%/rollout.jsonl
-	eexp recover --seed $* -q -o $@ $<
+	eexp recover --seed $* $(Q) -o $@ $<
 
 $(OUT)/%/recovered-permuted.jsonl: $(OUT)/%/recovered.jsonl
 	$(PYTHON) $(HERE)placebo.py outcomes $< > $@
@@ -90,18 +90,18 @@ $(OUT)/%/recovered-permuted.jsonl: $(OUT)/%/recovered.jsonl
 # -- examples ------------------------------------------------------------------------------------------------------
 
 $(OUT)/il.jsonl: $(OUT)/expert.jsonl
-	eexp imitation-data -q -o $@ $<
+	eexp imitation-data $(Q) -o $@ $<
 
 $(OUT)/%/world.jsonl: $(OUT)/%/rollout.jsonl
-	eexp world-model-data --predictable environment --seed $* -q -o $@ $<
+	eexp world-model-data --predictable environment --seed $* $(Q) -o $@ $<
 
 $(OUT)/%/recovery.jsonl: $(OUT)/%/recovered.jsonl
-	eexp imitation-data -q -o $@ $<
+	eexp imitation-data $(Q) -o $@ $<
 
 # $(call thoughts,NAME,RECORDS)
 define thoughts
 $(OUT)/%/$1.jsonl: $(OUT)/%/$2.jsonl
-	eexp reflect --rationale outcome --weigh 1 -q -o $$@ $$<
+	eexp reflect --rationale outcome --weigh 1 $(Q) -o $$@ $$<
 endef
 $(eval $(call thoughts,sr,rollout))
 $(eval $(call thoughts,sr-permuted,permuted))
@@ -113,8 +113,8 @@ $(eval $(call thoughts,recovery-sr-permuted,recovered-permuted))
 # $(call arm,NAME,FILES): one training run on all FILES.
 define arm
 $(OUT)/%/$1/eexp.json: $2 $(call given,BASE UPDATES BATCH LR)
-	rm -rf $$(@D)
-	eexp finetune -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(UPDATES) --seed $$* -q $$(filter %.jsonl,$$^)
+	$$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(UPDATES) --seed $$* $(Q) $$(filter %.jsonl,$$^)
 endef
 $(eval $(call arm,il,$(OUT)/il.jsonl))
 $(eval $(call arm,recovery,$(OUT)/%/recovery.jsonl))
@@ -126,11 +126,11 @@ $(eval $(call arm,recovery-sr-permuted,$(OUT)/%/recovery-sr-permuted.jsonl $(OUT
 # $(call after,NAME,UPDATES OF EACH): world model, then imitation.
 define after
 $(OUT)/%/$1-world/eexp.json: $(OUT)/%/world.jsonl $(call given,BASE UPDATES BATCH LR)
-	rm -rf $$(@D)
-	eexp finetune -m $(BASE) -o $$(@D) $(TUNE) --max-steps $2 --seed $$* -q $$<
+	$$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $2 --seed $$* $(Q) $$<
 $(OUT)/%/$1/eexp.json: $(OUT)/il.jsonl $(OUT)/%/$1-world/eexp.json
-	rm -rf $$(@D)
-	eexp finetune -m $(OUT)/$$*/$1-world -o $$(@D) $(TUNE) --max-steps $2 --seed $$* -q $$<
+	$$(begin_run)
+	eexp finetune --resume -m $(OUT)/$$*/$1-world -o $$(@D) $(TUNE) --max-steps $2 --seed $$* $(Q) $$<
 endef
 $(eval $(call after,iwm,$(HALF)))
 $(eval $(call after,iwm-extra,$(UPDATES)))
@@ -142,7 +142,7 @@ $(OUT)/%.gguf: $(OUT)/%/eexp.json
 
 # A play that was killed goes on where it ended, and has its name when it is complete.
 $(OUT)/%.act.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
-	eexp eval --panel $(OUT)/panel.jsonl -m $< --think never --threads 1 -q --resume -o $@.part && mv $@.part $@
+	eexp eval --panel $(OUT)/panel.jsonl -m $< --think never --threads 1 $(Q) --resume -o $@.part && mv $@.part $@
 
 $(OUT)/%.think.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
-	eexp eval --panel $(OUT)/panel.jsonl -m $< --think always --threads 1 -q --resume -o $@.part && mv $@.part $@
+	eexp eval --panel $(OUT)/panel.jsonl -m $< --think always --threads 1 $(Q) --resume -o $@.part && mv $@.part $@

@@ -79,7 +79,7 @@ include $(HERE)../given.mk
 
 SHAPE = --full --batch-size $(BATCH) --shuffle examples
 TUNE = $(SHAPE) --lr $(LR)
-EVAL = --max-tokens 480 --threads 1 -q
+EVAL = --max-tokens 480 --threads 1 $(Q)
 
 .PHONY: all
 all: $(foreach arm,$(ARMS),$(SEEDS:%=$(OUT)/%/$(arm).act.jsonl) $(SEEDS:%=$(OUT)/%/$(arm).think.jsonl))
@@ -87,13 +87,13 @@ all: $(foreach arm,$(ARMS),$(SEEDS:%=$(OUT)/%/$(arm).act.jsonl) $(SEEDS:%=$(OUT)
 # -- demonstrations and experience ---------------------------------------------------------------------------------
 
 $(OUT)/expert.jsonl: $(call given,ENV TRAIN TRAIN_SPLIT EXPERT)
-	eexp expert '$(ENV)' --split $(TRAIN_SPLIT) -n $(TRAIN) $(EXPERT) -q -o $@
+	eexp expert '$(ENV)' --split $(TRAIN_SPLIT) -n $(TRAIN) $(EXPERT) $(Q) -o $@
 
 $(OUT)/panel.jsonl: $(OUT)/expert.jsonl $(call given,ENV PANEL_TASKS)
-	eexp panel '$(ENV)' --split test -n $(PANEL_TASKS) --apart-from $< -q -o $@
+	eexp panel '$(ENV)' --split test -n $(PANEL_TASKS) --apart-from $< $(Q) -o $@
 
 $(OUT)/rollout.jsonl: $(OUT)/expert.jsonl $(call given,K)
-	eexp branch -k $(K) --from admissible -q $< | eexp rollout -q -o $@
+	eexp branch -k $(K) --from admissible $(Q) $< | eexp rollout $(Q) -o $@
 
 $(OUT)/permuted.jsonl: $(OUT)/rollout.jsonl
 	$(PYTHON) $(HERE)placebo.py outcomes $< > $@
@@ -101,34 +101,34 @@ $(OUT)/permuted.jsonl: $(OUT)/rollout.jsonl
 # -- examples ------------------------------------------------------------------------------------------------------
 
 $(OUT)/il.jsonl: $(OUT)/expert.jsonl
-	eexp imitation-data -q $< -o $@
+	eexp imitation-data $(Q) $< -o $@
 
 $(OUT)/world.jsonl: $(OUT)/rollout.jsonl
-	eexp world-model-data --max-repeats all --max-invalid-fraction 1 -q $< -o $@
+	eexp world-model-data --max-repeats all --max-invalid-fraction 1 $(Q) $< -o $@
 
 $(OUT)/world-permuted.jsonl: $(OUT)/permuted.jsonl
-	eexp world-model-data --max-repeats all --max-invalid-fraction 1 -q $< -o $@
+	eexp world-model-data --max-repeats all --max-invalid-fraction 1 $(Q) $< -o $@
 
 $(OUT)/sr.jsonl: $(OUT)/rollout.jsonl
-	eexp reflect --rationale search -q $< -o $@
+	eexp reflect --rationale search $(Q) $< -o $@
 
 $(OUT)/sr-outcome.jsonl: $(OUT)/rollout.jsonl
-	eexp reflect --rationale outcome --weigh $(K) -q $< -o $@
+	eexp reflect --rationale outcome --weigh $(K) $(Q) $< -o $@
 
 $(OUT)/sr-here.jsonl $(OUT)/sr-here-permuted.jsonl: $(OUT)/sr-here%.jsonl: $(OUT)/sr%.jsonl
 	$(PYTHON) $(HERE)placebo.py here $< $(EEXP_PROMPT_STYLE) > $@
 
 $(OUT)/sr-permuted.jsonl: $(OUT)/permuted.jsonl
-	eexp reflect --rationale search -q $< -o $@
+	eexp reflect --rationale search $(Q) $< -o $@
 
 $(OUT)/sr-own.jsonl: $(OUT)/expert.jsonl
-	eexp reflect --rationale search -q $< -o $@
+	eexp reflect --rationale search $(Q) $< -o $@
 
 $(OUT)/sr-exchanged.jsonl: $(OUT)/sr.jsonl
 	$(PYTHON) $(HERE)placebo.py thoughts $< $(EEXP_PROMPT_STYLE) > $@
 
 $(OUT)/each.jsonl: $(OUT)/rollout.jsonl
-	eexp reflect --rationale search --per-alternative -q $< -o $@
+	eexp reflect --rationale search --per-alternative $(Q) $< -o $@
 
 $(OUT)/sr-each.jsonl: $(OUT)/each.jsonl
 	$(PYTHON) $(HERE)placebo.py here $< $(EEXP_PROMPT_STYLE) > $@
@@ -152,21 +152,21 @@ $(OUT)/sr-self.jsonl: $(OUT)/rollout.jsonl $(OUT)/base.gguf $(call given,SELF)
 
 $(WRITER)/table-%.jsonl: $(call given,TRAIN K WRITER_NAMES)
 	mkdir -p $(@D)
-	eexp expert 'reactions?table=$*' -n $(TRAIN) -q | eexp branch -k $(K) --from admissible -q | eexp rollout -q -o $(@:.jsonl=.rollout)
-	eexp reflect --rationale search -q -o $(@:.jsonl=.search) $(@:.jsonl=.rollout)
+	eexp expert 'reactions?table=$*' -n $(TRAIN) $(Q) | eexp branch -k $(K) --from admissible $(Q) | eexp rollout $(Q) -o $(@:.jsonl=.rollout)
+	eexp reflect --rationale search $(Q) -o $(@:.jsonl=.search) $(@:.jsonl=.rollout)
 	$(PYTHON) $(HERE)placebo.py here $(@:.jsonl=.search) $(EEXP_PROMPT_STYLE) > $(@:.jsonl=.here)
 	$(PYTHON) $(HERE)writer.py $(WRITER_NAMES) $(@:.jsonl=.rollout) $(@:.jsonl=.here) $(EEXP_PROMPT_STYLE) > $@
 
 $(WRITER)/model/eexp.json: $(WRITER_TABLES:%=$(WRITER)/table-%.jsonl) $(call given,BASE WRITER_UPDATES)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(SHAPE) --lr 1e-3 --max-steps $(WRITER_UPDATES) -q $(filter %.jsonl,$^)
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $(@D) $(SHAPE) --lr 1e-3 --max-steps $(WRITER_UPDATES) $(Q) $(filter %.jsonl,$^)
 
 $(WRITER)/model.gguf: $(WRITER)/model/eexp.json
 	eexp export $(<D) -o $@
 
 # What an action leads to is written as in play, which the guard "hindsight" takes for something seen. --verify would refuse
 # thoughts that do not come to an end of the task: the base has none.
-WRITE = eexp reflect -m $(WRITER)/model.gguf --no-guard verify --no-guard hindsight --temperature 0 --retries 0 --threads 1 -q
+WRITE = eexp reflect -m $(WRITER)/model.gguf --no-guard verify --no-guard hindsight --temperature 0 --retries 0 --threads 1 $(Q)
 
 $(OUT)/sr-writer.jsonl: $(OUT)/rollout.jsonl $(WRITER)/model.gguf
 	$(WRITE) --rejects $(@:.jsonl=.rejects) -o $@ $< || test $$? = 4
@@ -179,8 +179,8 @@ $(OUT)/sr-writer-permuted.jsonl: $(OUT)/permuted.jsonl $(WRITER)/model.gguf
 # $(call arm,NAME,FILES): one training run on all FILES.
 define arm
 $(OUT)/%/$1/eexp.json: $(2:%=$(OUT)/%.jsonl) $(call given,BASE UPDATES BATCH LR)
-	rm -rf $$(@D)
-	eexp finetune -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(UPDATES) --seed $$* -q $(2:%=$(OUT)/%.jsonl)
+	$$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(UPDATES) --seed $$* $(Q) $(2:%=$(OUT)/%.jsonl)
 endef
 $(eval $(call arm,il,il))
 $(eval $(call arm,world,world))
@@ -204,22 +204,22 @@ $(eval $(call arm,sr-writer-permuted,sr-writer-permuted il))
 # $(call after,NAME,UPDATES OF EACH): world model, then imitation.
 define after
 $(OUT)/%/$1-world/eexp.json: $(OUT)/world.jsonl $(call given,BASE UPDATES BATCH LR)
-	rm -rf $$(@D)
-	eexp finetune -m $(BASE) -o $$(@D) $(TUNE) --max-steps $2 --seed $$* -q $$<
+	$$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $2 --seed $$* $(Q) $$<
 $(OUT)/%/$1/eexp.json: $(OUT)/il.jsonl $(OUT)/%/$1-world/eexp.json
-	rm -rf $$(@D)
-	eexp finetune -m $(OUT)/$$*/$1-world -o $$(@D) $(TUNE) --max-steps $2 --seed $$* -q $$<
+	$$(begin_run)
+	eexp finetune --resume -m $(OUT)/$$*/$1-world -o $$(@D) $(TUNE) --max-steps $2 --seed $$* $(Q) $$<
 endef
 $(eval $(call after,iwm,$(HALF)))
 $(eval $(call after,iwm-extra,$(UPDATES)))
 
 $(OUT)/%/il-light/eexp.json: $(OUT)/il.jsonl $(call given,BASE BATCH LIGHT LIGHT_LR)
-	rm -rf $(@D)
-	eexp finetune -m $(BASE) -o $(@D) $(SHAPE) --lr $(LIGHT_LR) --max-steps $(LIGHT) --seed $* -q $<
+	$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $(@D) $(SHAPE) --lr $(LIGHT_LR) --max-steps $(LIGHT) --seed $* $(Q) $<
 
 $(OUT)/%/iwm-light/eexp.json: $(OUT)/il.jsonl $(OUT)/%/world/eexp.json $(call given,BATCH LIGHT LIGHT_LR)
-	rm -rf $(@D)
-	eexp finetune -m $(OUT)/$*/world -o $(@D) $(SHAPE) --lr $(LIGHT_LR) --max-steps $(LIGHT) --seed $* -q $<
+	$(begin_run)
+	eexp finetune --resume -m $(OUT)/$*/world -o $(@D) $(SHAPE) --lr $(LIGHT_LR) --max-steps $(LIGHT) --seed $* $(Q) $<
 
 # -- playing -------------------------------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ $(OUT)/%.think.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
 # Trained agents elsewhere, such as $(OUT)/0/il.act.noisy.jsonl: a tenth of the words of observations left out (noisy), or
 # a fifth of the table drawn again (shifted).
 $(OUT)/panel.shifted.jsonl: $(OUT)/expert.jsonl $(call given,ENV PANEL_TASKS)
-	eexp panel '$(ENV)&shift=0.2' --split test -n $(PANEL_TASKS) --apart-from $< -q -o $@
+	eexp panel '$(ENV)&shift=0.2' --split test -n $(PANEL_TASKS) --apart-from $< $(Q) -o $@
 
 # $(call elsewhere,PLAY,HOW)
 define elsewhere

@@ -5,6 +5,7 @@
 #
 # Every training seed has a random subset of its own; the other orders have one. A run that was stopped continues.
 SHELL := /bin/bash -o pipefail
+include $(dir $(lastword $(MAKEFILE_LIST)))../running.mk
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -36,10 +37,10 @@ all: $(foreach size,$(SIZES),$(foreach order,$(ORDERS),$(call played,$(size),$(o
 
 $(OUT)/expert.jsonl:
 	@mkdir -p $(@D)
-	eexp expert '$(ENV)' -n $(TRAIN) -q -o $@
+	eexp expert '$(ENV)' -n $(TRAIN) $(Q) -o $@
 
 $(OUT)/panel.jsonl: $(OUT)/expert.jsonl
-	eexp panel '$(ENV)' -n $(PANEL_TASKS) --apart-from $< -q -o $@
+	eexp panel '$(ENV)' -n $(PANEL_TASKS) --apart-from $< $(Q) -o $@
 
 $(OUT)/base.gguf:
 	@mkdir -p $(@D)
@@ -49,14 +50,14 @@ $(OUT)/base.gguf:
 define subset
 $(OUT)/%/$1-$2.jsonl: $(OUT)/expert.jsonl
 	@mkdir -p $$(@D)
-	eexp select --by $1 -n $2 --seed $$* -q $$< | eexp imitation-data -q -o $$@
+	eexp select --by $1 -n $2 --seed $$* $(Q) $$< | eexp imitation-data $(Q) -o $$@
 
 $(OUT)/%/$1-$2/eexp.json: $(OUT)/%/$1-$2.jsonl
-	rm -rf $$(@D)
-	eexp finetune -m $(BASE) -o $$(@D) $(FINETUNE) --max-steps $(UPDATES) --seed $$* -q $$<
+	$$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $$(@D) $(FINETUNE) --max-steps $(UPDATES) --seed $$* $(Q) $$<
 
 $(OUT)/%/$1-$2.episodes.jsonl: $(OUT)/%/$1-$2.gguf $(OUT)/panel.jsonl $(OUT)/base.gguf
-	eexp eval --panel $(OUT)/panel.jsonl -m $(OUT)/base.gguf+$$< --threads 1 $(PLAY) -q -o $$@
+	eexp eval --panel $(OUT)/panel.jsonl -m $(OUT)/base.gguf+$$< --threads 1 $(PLAY) $(Q) -o $$@
 endef
 $(foreach order,$(ORDERS),$(foreach size,$(SIZES),$(eval $(call subset,$(order),$(size)))))
 

@@ -261,6 +261,10 @@ class OpenEnv(Environment):
 
     def restore(self, state: _SavedEpisode) -> None:
         self._check_episode("restore", state)
+        self.restore_as_it_is(state)
+
+    def restore_as_it_is(self, state: _SavedEpisode) -> None:
+        """Restore a state of any episode and session, as far as the server does, for the check of its conformance."""
         self._ask_for_states("restore", {"state": state.state}, dict)
         self._at, self._reward = state.at, state.reward
 

@@ -160,6 +160,10 @@ class Program(Environment):
         return self._ask(SavedAnswer, "save").state, self._instruction, self._admissible
 
     def restore(self, state: tuple) -> None:
+        self.restore_as_it_is(state)
+
+    def restore_as_it_is(self, state: tuple) -> None:
+        """Restore a state of any episode and process, as far as the program does."""
         program_state, self._instruction, self._admissible = state
         self._ask(RestoredAnswer, "restore", state=program_state)
 
