@@ -302,12 +302,10 @@ def _conversation_jobs(
             record = format.adapted(foreign)
             conversation = read_conversation(record, format, settings.action, settings.drop_closing)
             name = task_name_of(record, format, settings.task_key)
-            if name is None:
-                raise InputError(
-                    "does not name its task; --task-key gives the key that does",
-                    f"$.{settings.task_key or format.task_keys[-1]}",
-                )
-            task = tasks.find(name, conversation.recorded_forms[0])
+            try:
+                task = tasks.find(name, conversation.recorded_forms[0])
+            except InputError as e:
+                raise e if name is not None else e.at(f"$.{settings.task_key or format.task_keys[-1]}")
         except InputError as e:
             on_error(foreign, e)
             continue

@@ -149,7 +149,8 @@ class Checker:
                         env.close()
         if self._env is not None:
             yield self._finding(lambda: self.closes(children), "closes")[0]
-            yield Finding("time", OK, self._times())
+            if self._known_times():
+                yield Finding("time", OK, self._times())
 
     def _finding(self, check: Callable[[], str], name: str) -> tuple[Finding, bool]:
         """Run a check, which returns a detail; return its finding, and whether the following ones cannot be made."""
@@ -222,7 +223,7 @@ class Checker:
         return "the same actions lead to the same observations"
 
     def questions(self) -> str:
-        """Check that asking for admissible actions and for the expert's action changes nothing."""
+        """Check that asking for admissible actions, explanations and the expert's action changes nothing."""
         for episode in self.episodes:
             try:
                 self._repeat(self.env, episode, "when nothing was asked on the way", ask=False)
@@ -417,6 +418,7 @@ class Checker:
         """Play a task for the first time, with all questions."""
         observation = self._ask("reset", task)
         instruction, listed = self._ask("instruction"), self._list(self.env)
+        self._explain(self.env, observation)
         advice = None if observation.done else self._ask("expert")
         episode = ReferenceEpisode(task, instruction, [observation], [listed], [advice], [])
         while not observation.done and len(episode.actions) < MOST_ACTIONS:
@@ -429,6 +431,7 @@ class Checker:
             episode.actions.append(action)
             episode.observations.append(observation)
             episode.lists.append(self._list(self.env) if not observation.done else None)
+            self._explain(self.env, observation)
             episode.advice.append(self._ask("expert") if not observation.done else None)
         return episode
 
@@ -445,7 +448,7 @@ class Checker:
 
         Args:
             when: In which circumstances, for messages.
-            ask: Whether to ask for admissible actions and the expert's action in every state.
+            ask: Whether to ask for admissible actions, explanations and the expert's action in every state.
             between: Called with the number of every state but the last; the episode ends where it returns False.
             on_path: Whether the expert's actions are compared; False where `between` takes other actions here, after
                 which an expert that knows one path only has none.
@@ -460,6 +463,7 @@ class Checker:
             self._compare(env, episode, i, observation, when)
             if ask and not observation.done:
                 self._compare_lists(env, episode, i, when)
+                self._explain(env, observation)
                 if on_path:
                     self._compare_advice(env, episode, i, when)
                 else:
@@ -467,6 +471,11 @@ class Checker:
             if i == len(episode.actions) or between(i) is False:
                 return
             observation = self._ask("step", episode.actions[i], env=env)
+
+    def _explain(self, env: Environment, observation: Observation) -> None:
+        """Ask what is known and needed, as `eexp rollout` does in every state of a path."""
+        if env.has("explain") and not observation.done:
+            self._ask("explain", env=env)
 
     def _compare(
         self, env: Environment, episode: ReferenceEpisode, i: int, observation: Observation, when: str
@@ -583,10 +592,12 @@ class Checker:
         finally:
             self.durations[what].append(1000 * (time.perf_counter() - began))
 
+    def _known_times(self) -> list[tuple[str, list[float]]]:
+        return [(what, self.durations[what]) for what in ("reset", "step", "admissible") if self.durations[what]]
+
     def _times(self) -> str:
-        durations = [(what, self.durations[what]) for what in ("reset", "step", "admissible") if self.durations[what]]
         return "milliseconds, median and longest: " + ", ".join(
-            f"{what} {statistics.median(values):.3g} and {max(values):.3g}" for what, values in durations
+            f"{what} {statistics.median(values):.3g} and {max(values):.3g}" for what, values in self._known_times()
         )
 
 

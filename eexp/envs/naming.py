@@ -51,8 +51,8 @@ class Tasks:
             if self._tasks.setdefault(name, task) is not task:
                 self._ambiguous.add(name)
 
-    def find(self, name: str, beginnings: Iterable[str] = ()) -> dict:
-        """Return the task that a record calls `name`.
+    def find(self, name: str | None, beginnings: Iterable[str] = ()) -> dict:
+        """Return the task that a record calls `name`; None where it names none.
 
         A task matches if its name is the whole of `name`, or the end of it after a "/" or "_"; the longest match wins.
         Where none has the name, the first observation may say which task it is (`Environment.task_beginning`).
@@ -71,7 +71,9 @@ class Tasks:
                 raise
             return self._in_split(task)
 
-    def _find_by_name(self, name: str) -> dict:
+    def _find_by_name(self, name: str | None) -> dict:
+        if name is None:
+            raise InputError("does not name its task; --task-key gives the key that does")
         own_name = name if self.names is None else self.names.get(name)
         if own_name is None:
             raise InputError(f"--map has no name for the task {name!r}")
@@ -84,7 +86,7 @@ class Tasks:
             if end in self._tasks:
                 return self._tasks[end]
         example = f"; one is called {next(iter(self._tasks))!r}" if self._tasks else ""
-        hint = f"{example}; --map and --match say which is meant" if self._tasks else ""
+        hint = f"{example}; --task-key, --map or --match say which is meant" if self._tasks else ""
         raise InputError(f"{self.spec} has no task for {own_name!r}{hint}")
 
     def _in_split(self, task: dict) -> dict:

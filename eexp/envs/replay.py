@@ -80,7 +80,8 @@ def replay(
             _compare_instruction(env, replayed, conversation, trust)
         if i < len(conversation.steps) and observation.done:
             number = len(conversation.steps)
-            raise InputError(f"the episode was over after {i} actions, and {number} were recorded: cut the rest", place)
+            rest = "cut the rest, or leave a closing remark out with --drop-closing"
+            raise InputError(f"the episode was over after {i} actions, and {number} were recorded: {rest}", place)
         text = recorded[i]
         if text is not None and (conversation.complete or text.strip()):
             action = conversation.steps[i - 1]["action"] if i else None

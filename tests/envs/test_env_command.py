@@ -216,6 +216,10 @@ class Raises(Counting):
     def step(self, action):
         raise KeyError("kettle")
 
+class CountsWhatItExplains(Counting):
+    def explain(self):
+        self.log.append("asked")
+
 class Tuples(Counting):
     def step(self, action):
         return "seen", 0.0, False, {}
@@ -362,6 +366,7 @@ class LiesAboutItsProcess(Counting):
     ("name", "where", "output"),
     [
         ("Raises", "plays", "step: raised KeyError: 'kettle'"),
+        ("CountsWhatItExplains", "questions", "when nothing was asked on the way, and"),
         ("Tuples", "plays", "step: returned ('seen', 0.0, False, {}) (tuple), expected an Observation"),
         ("TwiceASplit", "splits", "a name stands there twice"),
         ("SameIds", "lists tasks", "two tasks of train have the same id"),

@@ -283,8 +283,8 @@ def test_compose_words():
     )
     _, second = situations(trajectory({**hall, "observation": "A hall."}, yard))
     assert compose(second, 2) == (
-        "I have not come across the box yet. I could also go south, but that would only show me what I know "
-        "already. Rather than go to the pond, I go north."
+        "I have not come across the box yet. I could also go south, but that would show me nothing new. Rather than "
+        "go to the pond, I go north."
     )
     guess = step("Guess.", "guess crane", alternative("guess house", "- - - - -"))
     for instruction in ("Find the word by the rules", "Guess words."):

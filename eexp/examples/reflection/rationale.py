@@ -154,7 +154,7 @@ def _reason(alternative: dict, focus: list[str], observations: set[str]) -> str:
         return "that would end it without success"
     if focus and not roots(focus) & roots([alternative["action"], outcome["observation"]]):
         return f"that does nothing with {_listed(focus)}"
-    return "that would only show me what I know already" if outcome["observation"] in observations else ""
+    return "that would show me nothing new" if outcome["observation"] in observations else ""
 
 
 def as_verb(action: str) -> str:

@@ -6,11 +6,15 @@ import re
 from collections import Counter
 
 MANY = 0.2  # the share of reflections with one sentence in common from which on a person should look
+_CONTENDER = re.compile(r"^(I could also ).*?(, but )")
 _FEWEST = 10  # reflections from which a share can be told
 
 
 class SharedSentences:
-    """How many reflections have each sentence. The last one of a reflection, which names its action, does not count."""
+    """How many reflections have each sentence. The last one of a reflection, which names its action, does not count.
+
+    In "I could also ACTION, but ..." any action is the same sentence.
+    """
 
     def __init__(self) -> None:
         self.reflections = 0  # how many there were
@@ -19,7 +23,8 @@ class SharedSentences:
     def add(self, thought: str) -> None:
         """Count the sentences of one reflection, each of them once."""
         self.reflections += 1
-        self._counts.update(set(re.split(r"(?<=[.!?])\s+", thought.strip())[:-1]))
+        sentences = re.split(r"(?<=[.!?])\s+", thought.strip())[:-1]
+        self._counts.update({_CONTENDER.sub(r"\1...\2", sentence) for sentence in sentences})
 
     @property
     def most(self) -> int:
