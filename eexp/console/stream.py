@@ -524,11 +524,11 @@ class Stream(AbstractContextManager):
         if not isinstance(env, str):
             return self.entry
         if env not in self._entries:
-            from eexp.envs.opening import without_noise
+            from eexp.envs.opening import without_wrappers
             from eexp.envs.registry import entry_of
 
             try:
-                entry = entry_of(without_noise(env))
+                entry = entry_of(without_wrappers(env))
             except UsageError:  # of a record that is set aside
                 entry = None
             made_with = f" plugin={entry.label}" if entry and entry.package else ""
