@@ -88,7 +88,7 @@ walk(root, [], None)
 for name, words in calls.items():
     command, path, ctx = root, [], click.Context(root)
     try:
-        while isinstance(command, click.Group):
+        while isinstance(command, click.Group) and words:  # `eexp models` alone lists
             subcommand, command, words = command.resolve_command(ctx, words)
             path.append(subcommand)
             ctx = click.Context(command, parent=ctx)
@@ -239,7 +239,8 @@ class Tree:
         content = content.replace(str(self.place).encode(), b"<here>")
         content = re.sub(rb'<here>/tree/[^"`\s]*', b"<tree>", content)
         content = re.sub(rb"127\.0\.0\.1:\d+", b"<server>", content)
-        return re.sub(rb"milliseconds, median and longest: [^\n]*", b"<times>", content)  # in `eexp env check`
+        content = re.sub(rb"milliseconds, median and longest: [^\n]*", b"<times>", content)  # in `eexp env check`
+        return re.sub(rb"[\d.e+-]+ ms each|[\d.]+ s for ", b"<time>", content)  # its --conformance; `eexp models check`
 
     def outputs(self, name: str) -> dict[str, bytes]:
         """Return everything that a call wrote, by the names of the files; "out" is standard output."""

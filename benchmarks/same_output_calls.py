@@ -383,6 +383,9 @@ TEXTS = {
     "--confidence 0.9 --name expert=Expert --megabytes 0.05 --common -q",
     "view": "view @rollout @mix -m tiny -o page.html -n 20 --megabytes 0.2 --seed 2 -q",
     "models": "models",
+    "models-list": "models list",
+    "models-check": "models check tiny --seed 1",
+    "models-check-json": "models check tiny --json",
     "plugins": "plugins",
     "plugins-json": "plugins --others --check --json",
     "prompts-list": "prompts list",
@@ -390,6 +393,8 @@ TEXTS = {
     "prompts-check": "prompts check @style.toml",
     "env-show": "env show house --task train/3",
     "env-check": f"env check '{SAFE}' -n 1 --seed 2 --action look --timeout 20",
+    "env-check-json": "env check house -n 1 --json",
+    "env-conformance": "env check house -n 1 --conformance",
     "env-play": "env play house --task test/3 --split test -o played.jsonl",
     "panel-check": "panel --check @panel --apart-from @expert",
 }

@@ -337,7 +337,7 @@ _ENGINE = [
         "Tokens that prompt and answer may take together.  [default: the model's own, 8192 at most]"
     ),
     option(None, "--threads", type=Whole(1)).help(
-        "CPU threads, for llama.cpp.  [default: all cores; 1 for built-in models]"
+        "CPU threads, for llama.cpp.  [default: all cores; 1 for models in files of up to 24 MB]"
     ),
     option(None, "--batch", type=Whole(1), metavar="TOKENS").help(
         "Most tokens evaluated at once, for llama.cpp.  [default: 512]"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from eexp.data import BUILT_IN
@@ -111,6 +110,4 @@ def open_gguf(spec: str, engine: Engine) -> Model:
     from eexp.models.backends.llama_cpp import LlamaCppModel
 
     base, adapter = split_adapter(spec)
-    if base in BUILT_IN:  # so small that threads wait for each other longer than they work
-        engine = replace(engine, threads=engine.threads or 1)
     return LlamaCppModel(built_in_gguf(base) if base in BUILT_IN else Path(base), adapter, spec=spec, engine=engine)

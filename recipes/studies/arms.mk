@@ -261,7 +261,7 @@ $(OUT)-noisy/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf
 define changed-episodes
 $(OUT)-$1/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY)
 	mkdir -p $$(@D)
-	eexp eval 'changed:$1:$(ENV)' --panel $$< -m $(OUT)/base.gguf+$(OUT)/$$*.gguf --threads 1 $(PLAY) -q -o $$@
+	eexp eval 'changed:$1:$(ENV)' --panel $$< -m $(OUT)/base.gguf+$(OUT)/$$*.gguf --threads 1 $(PLAY) $(Q) -o $$@
 endef
 $(foreach change,$(CHANGES),$(eval $(call changed-episodes,$(change))))
 

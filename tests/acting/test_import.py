@@ -527,6 +527,20 @@ def _changed(experts, at: int, text: str) -> bytes:
     return lines(records)
 
 
+def test_the_argument_of_a_call_that_was_taken_for_an_action_is_told(experts):
+    """Actions that are calls are refused by a world that takes their argument alone."""
+    record = messages_of(experts[0])
+    for n, message in enumerate(record["messages"]):
+        if message["role"] == "assistant":
+            arguments = json.dumps({"move": message.pop("content")})
+            message["tool_calls"] = [{"id": str(n), "function": {"name": "play", "arguments": arguments}}]
+        elif n > 1:
+            message |= {"role": "tool", "tool_call_id": str(n - 1)}
+    error = run("import", "messages", "--env", "house", stdin=lines([record])).one_error(3, "was recorded after")
+    assert f"such as {experts[0]['steps'][0]['action']!r}, give --action argument" in error
+    run("import", "messages", "--env", "house", "--action", "argument", stdin=lines([record])).ok()
+
+
 def test_a_thought_that_was_taken_for_a_part_of_the_action_is_told(experts):
     record = messages_of(experts[0])
     for message in record["messages"]:

@@ -651,8 +651,12 @@ def test_a_context_that_is_too_small(model, data, tmp_path):
 
 
 def test_prompt_styles_that_do_not_exist(data):
-    for args in (["imitation-data"], ["world-model-data"], ["reflect"], ["branch", "-m", "tiny"]):
+    """The style is looked up first: a model may take minutes to load, and here is none."""
+    for args in (["imitation-data"], ["world-model-data"], ["reflect"], ["branch", "-m", "none.gguf"]):
         run(*args, "--prompt-style", "poetic", data["rollout"]).one_error(2, "unknown prompt style 'poetic'", "react")
+    example = {**read(data["imitation"])[0], "prompt_style": "poetic@0123456789abcdef"}
+    trained = run("finetune", "-m", "no-such-model", "-o", "nowhere", stdin=json.dumps(example).encode())
+    trained.one_error(2, "made with prompt style 'poetic@", "give its file as --prompt-style")
     changed = run("imitation-data", "--prompt-style", "react@0123456789abcdef", data["expert"])
     changed.one_error(3, "prompt style react@0123456789abcdef differs from the built-in react@")
 

@@ -223,6 +223,11 @@ def test_what_is_broken_is_one_line_and_stops_nothing_else(broken, data, tmp_pat
     run("expert", "exits").one_error(1, package, "SystemExit: 3")
     run("expert", "unwritten").one_error(2, package, "not written package.module:attribute")
     run("expert", "twice").one_error(2, "of bad-plugins 0.3 and other 0.3", "several packages register this name")
+    lines = out("env", "list")
+    assert (
+        f"not ready: environment 'missing' {package}"
+        in lines[lines.index("missing                   (bad-plugins 0.3)") + 1]
+    )
     run("rollout", "--on", "lost", data["branched"]).one_error(1, package, "has no attribute 'nowhere'")
     run("stumbles").one_error(1, "command stumbles of bad-plugins 0.3: KeyError: 'a mistake'")
     run("no-command").one_error(1, "bad_plugins:number of bad-plugins 0.3 is not a click.Command")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from light import LIGHT, ready_spec
 from running import ROOT, Result, environment, read, run, spawn
 
-from eexp.envs import registry
 from eexp.envs.check import Checker
+from eexp.envs.worlds.house import House
 
 # A correct game that counts to 5, with one fault for each name.
 PROGRAM = """
@@ -518,13 +520,6 @@ def test_list_names_environments_and_what_they_need():
         assert lines[place + 1].strip().startswith(f"not ready: {name}: ")
 
 
-def test_list_names_environments_of_other_packages(monkeypatch):
-    monkeypatch.setattr(registry, "registered", lambda: {"counting": "nothing.here:Counting"})
-    lines = run("env", "list").ok().out.decode().splitlines()
-    place = lines.index("counting                 nothing.here:Counting, from another package")
-    assert "not ready: " in lines[place + 1]
-
-
 def test_show(program):
     output = run("env", "show", "house").ok().out.decode()
     for part in ("train: 10,000 tasks", "branches by state", "task train/0", "expert> "):
@@ -555,3 +550,32 @@ def test_an_unfinished_episode_is_kept(tmp_path):
     assert first == second and first["outcome"]["done"] is False
     run("env", "play", "house", "-o", tmp_path / "none.jsonl", stdin=b"").ok()
     assert not (tmp_path / "none.jsonl").exists()
+
+
+class NotDeclared(House):
+    """Shares nothing, and does not say so."""
+
+    light = False
+
+
+class Shares(NotDeclared):
+    """Counts the steps of all instances."""
+
+    steps_of_all: ClassVar[list[str]] = []
+
+    def reset(self, task):
+        self.steps_of_all.clear()
+        return super().reset(task)
+
+    def step(self, action):
+        self.steps_of_all.append(action)
+        observation = super().step(action)
+        return replace(observation, text=f"{observation.text} {len(self.steps_of_all)} steps.")
+
+
+@pytest.mark.parametrize(
+    ("world", "verdict", "words"), [(NotDeclared, "note", "`light = True` lets"), (Shares, "-", "which it needs")]
+)
+def test_a_class_that_could_be_light_is_told(world, verdict, words):
+    findings = {finding.check: finding for finding in Checker(world, tasks=2, limit=10).findings()}
+    assert findings["side by side"].verdict == verdict and words in findings["side by side"].detail

@@ -46,6 +46,7 @@ def step(action):
         while True: sys.stdout.write("x"); sys.stdout.flush(); time.sleep(0.05)
     elif verb == "print": print(rest, flush=True)
     elif verb == "twice": sys.stdout.write('{"observation":"1"}\\n{"observation":"2"}\\n'); sys.stdout.flush()
+    elif verb == "stray": sys.stdout.write('debug: a step\\n{"observation":"1"}\\n'); sys.stdout.flush()
     elif verb == "late": say(observation="1"); time.sleep(0.1); say(observation="2")
     elif verb == "bytes": sys.stdout.buffer.write(b'{"observation":"\\xff\\xfe"}\\n'); sys.stdout.flush()
     else: say(observation=action)
@@ -239,6 +240,7 @@ FAILURES = {
     "flood": r"step: more than 1 MiB without a line end",
     "close-output": r"step: (closed its standard output|no answer)",
     "twice": r"step: a line that nothing asked for: .*\"2\"",
+    "stray": r"step: a line that nothing asked for: 'debug: a step'; standard output is for answers alone",
     "print hello": r"answer to step: not JSON: 'hello'",
     "print": r"answer to step: not JSON: ''",
     "print " + "{" * 3000: r"answer to step: not JSON: '\{{80}'\.\.\.",

@@ -495,3 +495,14 @@ def test_an_interrupt_while_llama_cpp_logs_is_not_lost(tiny):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         gc.enable()
+
+
+def test_a_small_model_gets_one_thread(tiny, monkeypatch):
+    from eexp.models.backends import llama_cpp
+
+    with open_model(str(tiny)) as model:
+        assert ", 1 thread, " in model.settings
+    monkeypatch.setattr(llama_cpp, "SMALL", 0)
+    monkeypatch.setattr(llama_cpp, "usable_cores", lambda: 3)
+    with open_model(str(tiny)) as model:
+        assert ", 3 threads, " in model.settings

@@ -285,6 +285,19 @@ def test_files_that_are_no_styles(tmp_path):
         get_style("react@0123456789abcdef")
 
 
+def test_a_style_whose_words_and_marks_differ(tmp_path):
+    """What an agent is asked to write has to be what is read back."""
+    file = tmp_path / "mine.toml"
+    text = run("prompts", "show", "think").ok().out.decode().replace('name = "think"', 'name = "mine"')
+    marks = text.replace('open = "<action>"', 'open = "<deed>"').replace('close = "</action>"', 'close = "</deed>"')
+    file.write_text(marks)
+    run("prompts", "check", file).one_error(3, "$.act.system: asks for </action>", "from '<deed>' to '</deed>'")
+    file.write_text(marks.replace("between <action> and </action>", "alone"))
+    assert "note: no text shows the mark '<deed>' of an action" in run("prompts", "check", file).ok().err
+    file.write_text(text.replace('absent = "empty"', 'absent = "blank"'))
+    run("prompts", "check", file).one_error(3, "$.thought.absent: expected 'empty' or 'omit', got 'blank'")
+
+
 def test_a_style_that_kept_the_name_of_a_built_in_one(data, tmp_path):
     """Messages about two styles of one name say so, and ask for another name."""
     file = tmp_path / "mine.toml"

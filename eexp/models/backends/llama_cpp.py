@@ -31,6 +31,10 @@ from eexp.system.cores import usable_cores
 if TYPE_CHECKING:
     from eexp.gguf.file import Header
 
+#: Bytes of a file whose model gets one thread by default, about 12 million parameters in half precision. Threads of so
+#: small a model wait for each other longer than they work, most of all on a busy machine (benchmarks/threads.py).
+SMALL = 24_000_000
+
 
 class LlamaCppTokenizer(Tokenizer):
     """A vocabulary of llama.cpp with the chat template of its file.
@@ -109,6 +113,8 @@ class LlamaCppModel(LocalModel):
                 raise EexpError(f"{file} is a directory: make a GGUF file of it with `eexp export`, or give -m {file}")
             if not file.is_file():
                 raise EexpError(f"model file not found: {file}")
+        if engine.threads is None and files[0].stat().st_size <= SMALL:
+            engine = replace(engine, threads=1)
         self.spec, self._engine = spec or "+".join(map(str, files)), engine
         self._read_metadata(files)
         self.fingerprint = fingerprint_of_files(*files)
