@@ -74,6 +74,7 @@ def command(
     from eexp.console.stream import Stream
     from eexp.errors import UsageError
     from eexp.prompts import get_style
+    from eexp.records.runs import refuse_finished
     from eexp.system.late import without_collection
     from eexp.system.terminal import show
     from eexp.training.distributed import process_count, process_rank
@@ -83,6 +84,8 @@ def command(
         takers = [kind.name for kind in OBJECTIVES if name in kind.own_settings]
         if settings.objective not in takers and is_given(name):
             raise UsageError(f"--{name.replace('_', '-')} is for --objective {' or '.join(takers)}")
+    if not resume and not dry_run:
+        refuse_finished(output)  # PyTorch takes seconds to load
     record_types = settings.objective_kind().record_types
     is_first = process_rank() == 0  # of several processes; it alone writes messages
     if process_count() > 1 and (not files or "-" in files):

@@ -34,6 +34,7 @@ def command(settings: ImitationSettings, prompt_style: str | None, stream: Strea
     style = options.chosen_style(prompt_style, None)
     memory = options.open_memory(settings.recall)
     with stream.open("imitation-data", prompt_style=style.label, **settings.lineage()) as io:
-        trajectories = with_failures_counted(io.records(), io.count)
+        records = options.with_hidden_functions_noted(io.records(), style, io)
+        trajectories = with_failures_counted(records, io.count)
         for record in imitation_data(trajectories, style, settings, memory=memory, on_error=io.fail):
             io.write(record)

@@ -93,8 +93,9 @@ def command(
         identity: dict[str, Any] = {"model": writer and writer.fingerprint, "verify": scorer and scorer.fingerprint}
         identity |= {"prompt_style": style.label, "seed": settings.seed}
         with stream.open("reflect", **identity, **settings.lineage()) as io:
+            records = options.with_hidden_functions_noted(io.records(skip_done=False), style, io)
             examples = reflect(
-                with_failures_counted(with_outcomes_asked_for(io.records(skip_done=False), io.note), io.count),
+                with_failures_counted(with_outcomes_asked_for(records, io.note), io.count),
                 style,
                 writer,
                 settings,

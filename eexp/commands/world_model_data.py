@@ -54,7 +54,8 @@ def command(settings: WorldModelSettings, model: ModelOptions, prompt_style: str
     identity: dict[str, Any] = {"model": judge.fingerprint} if judge else {}
     identity |= {"prompt_style": style.label, "seed": settings.seed}
     with judge or nullcontext(), stream.open("world-model-data", **settings.lineage(), **identity) as io:
-        records = with_outcomes_asked_for(io.records(skip_done=False), io.note, needed=False)
+        records = options.with_hidden_functions_noted(io.records(skip_done=False), style, io)
+        records = with_outcomes_asked_for(records, io.note, needed=False)
         examples = world_model_data(
             records, style, settings, model=judge, skip=io.done, count=io.count, on_error=io.fail
         )

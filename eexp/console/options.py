@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from eexp.acting.recall import Memory
+    from eexp.console.stream import Stream
     from eexp.envs.base import Environment
     from eexp.models import Engine, Model
     from eexp.models.policy import Policy
@@ -316,6 +317,18 @@ def _existing_style(ctx: click.Context, param: click.Parameter, value: str | Non
 
         get_style(value)
     return value
+
+
+def with_hidden_functions_noted(trajectories: Iterator[dict], style: PromptStyle, io: Stream) -> Iterator[dict]:
+    """Yield trajectories, and say once where their prompts name none of the functions that the environment offers."""
+    noted = False
+    for trajectory in trajectories:
+        if not noted and style.hides_functions(trajectory):
+            noted = True
+            io.note(
+                f"records offer functions, and prompts of style {style.name} do not name them: --prompt-style tools does"
+            )
+        yield trajectory
 
 
 def chosen_style(

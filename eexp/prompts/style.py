@@ -12,10 +12,10 @@ builds it once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import msgspec
 import orjson
@@ -271,6 +271,13 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
                 "$.tools",
             )
         return tools
+
+    def hides_functions(self, trajectory: Mapping[str, Any]) -> bool:
+        """Return whether a trajectory offers functions, and prompts of this style name not one of them."""
+        if self.action.calls or not trajectory.get("tools"):
+            return False
+        text = trajectory["instruction"] + "".join(step["observation"] for step in trajectory["steps"][:1])
+        return not any(str(tool.get("function", {}).get("name")) in text for tool in trajectory["tools"])
 
     def tools_field(self, tools: Sequence[dict] | None) -> dict:
         """Return the key of an example for the functions that its prompt shows; none where actions are text.

@@ -18,7 +18,7 @@ import orjson
 from msgspec import Meta, Struct
 
 from eexp.data import BUILT_IN, TINY
-from eexp.errors import EexpError, short
+from eexp.errors import EexpError, UsageError, short
 from eexp.records.types import explain
 
 RUN_FILE = "eexp.json"  # the file beside the weights that describes their training
@@ -149,6 +149,12 @@ def refuse_unfinished(directory: str | os.PathLike) -> None:
     """Raise EexpError for the directory of a training run that was interrupted: it holds no weights yet."""
     if (Path(directory) / "checkpoints").is_dir() and not (Path(directory) / RUN_FILE).is_file():
         raise EexpError(f"{directory}: this training run is not finished; the same command with --resume goes on")
+
+
+def refuse_finished(directory: str | os.PathLike) -> None:
+    """Raise UsageError for the directory of a finished training run, which another one would replace."""
+    if (Path(directory) / RUN_FILE).is_file():
+        raise UsageError(f"{directory} holds a finished run; remove it, or give another -o")
 
 
 # -- PEFT adapters -----------------------------------------------------------------------------------------------------

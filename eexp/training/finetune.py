@@ -24,7 +24,7 @@ from transformers import Trainer
 from eexp.errors import UsageError
 from eexp.prompts import PromptStyle
 from eexp.records.callbacks import OnError, stop_at_error
-from eexp.records.runs import RUN_FILE, read_run, resolve_base
+from eexp.records.runs import RUN_FILE, read_run, refuse_finished, resolve_base
 from eexp.system.locks import DirectoryLock
 from eexp.training import memory
 from eexp.training.card import model_card
@@ -76,7 +76,7 @@ def finetune(
     with DirectoryLock(output) as own:
         if (directory / RUN_FILE).is_file():
             if not resume:
-                raise UsageError(f"{directory} holds a finished run; remove it, or give another -o")
+                refuse_finished(directory)
             check_finished_run(directory, settings, source, validation)
             shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # left by a kill while they were removed
             note(f"{directory} is finished already")
