@@ -38,7 +38,7 @@ environments: $(STAMP).environments ## add the other environments to .venv, and 
 
 # bfcl-eval comes without its dependencies: they are gigabytes, and another numpy, that its multi-turn tasks do not need.
 $(STAMP).environments: $(STAMP)
-	$(FIRST) PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[babyai,miniwob,textworld,alfworld,openenv,mcp,qlora,ray]' "openenv; python_version >= '3.11'"
+	$(FIRST) PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[babyai,miniwob,textworld,alfworld,openenv,mcp,qlora,ray,web]' "openenv; python_version >= '3.11'"
 	$(FIRST) $(BIN)/python -m pip install --quiet --no-deps -c constraints.txt bfcl-eval mpmath
 	touch $@
 

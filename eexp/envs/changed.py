@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +19,9 @@ from eexp.envs.base import Environment, Observation
 from eexp.envs.pieces import Piece, moved, put_together
 from eexp.envs.reordering import reordered
 from eexp.envs.wrapper import Wrapper
-from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+from eexp.errors import EnvironmentFailed, InputError, UsageError
 from eexp.records.record import canonical, seed_of
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from eexp.records.toml_file import read_toml
 
 _SYNONYMS = Path(__file__).parents[1] / "data" / "synonyms"  # one file for each environment that has built-in ones
 _WORD = re.compile(r"\w+(?:-\w+)*")
@@ -158,14 +153,7 @@ def read_synonyms(file: str | Path) -> dict[str, list[str]]:
         EexpError: The file cannot be read.
         InputError: It is no such file, or a word stands there twice, so that it could not be translated back.
     """
-    try:
-        table = tomllib.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as e:
-        raise EexpError(f"{file}: {e.strerror or e}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file}: not text in UTF-8") from None
-    except tomllib.TOMLDecodeError as e:
-        raise InputError(f"{file}: not valid TOML: {e}") from None
+    table = read_toml(file)
     if not table:
         raise InputError(f'{file}: names nothing; a line of it is: kitchen = ["galley", "scullery"]')
     place_of: dict[str, str] = {}

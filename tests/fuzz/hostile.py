@@ -167,6 +167,8 @@ ENVIRONMENTS = [
     "changed:confirm:changed:fail:house",
     "changed:order:exec:touch canary",
     "changed::",
+    "web",
+    "web?tasks=/etc/passwd&run=yes",
     "exec:touch canary",
     "exec:",
     "exec:'",

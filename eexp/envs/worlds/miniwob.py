@@ -9,10 +9,6 @@ and its random numbers come from the seed alone: the same actions lead to the sa
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
@@ -24,7 +20,9 @@ from eexp.envs.base import Environment, Observation
 from eexp.envs.spec_options import option_error, parse_choice, parse_step_limit
 from eexp.envs.worlds.browser import chromium
 from eexp.envs.worlds.browser.experts import EXPERTS
-from eexp.envs.worlds.browser.lines import KEYS, SELECT_ALL, PageAction, Refused, View, keys_of, parse
+from eexp.envs.worlds.browser.lines import PageAction, Refused, View, parse, texts_of
+from eexp.envs.worlds.browser.page_actions import use
+from eexp.envs.worlds.browser.pictures import Pictures
 from eexp.errors import EexpError, EnvironmentFailed, InputError
 from eexp.system.child import ChildFailed, time_limit
 
@@ -55,7 +53,6 @@ _READ = """
   return { ...view, done: WOB_DONE_GLOBAL, reward: WOB_RAW_REWARD_GLOBAL };
 })()
 """
-_PHRASE = re.compile(r'"([^"]+)"')
 
 
 class MiniWoB(Environment):
@@ -135,36 +132,8 @@ class MiniWoB(Environment):
 
     def _act(self, page: chromium.Page, action: PageAction) -> dict:
         """Take an action and return what the page says then. Raises Refused if the page does not allow it."""
-        match action.verb:
-            case "click":
-                page.click(**self._point(page, action))
-            case "hover":
-                page.move_mouse(**self._point(page, action))
-            case "type":
-                self._type(page, action)
-            case "select":
-                assert action.line is not None
-                page.evaluate(f"eexpPage.choose({action.line.id}, {action.option})")
-            case "key":
-                page.press(KEYS[action.text])
+        use(page, action)
         return page.evaluate(_READ % STEP)
-
-    def _point(self, page: chromium.Page, action: PageAction) -> dict[str, float]:
-        assert action.line is not None  # `parse` has looked it up
-        point = page.evaluate(f"eexpPage.locate({action.line.id})")
-        if point is None:
-            raise Refused(f"[{action.line.id}] cannot be reached: something covers it.")
-        return point
-
-    def _type(self, page: chromium.Page, action: PageAction) -> None:
-        assert action.line is not None
-        if action.line.fills:
-            if not page.evaluate(f"eexpPage.fill({action.line.id}, {json.dumps(action.text)})"):
-                raise Refused(f"[{action.line.id}] does not take {action.text!r}.")
-            return
-        page.click(**self._point(page, action))
-        erase = [] if action.text else [KEYS["BACKSPACE"]]
-        page.press(SELECT_ALL, *erase, *keys_of(action.text))
 
     def _observe(self, answer: dict) -> Observation:
         self._view = View.of({"lines": answer["lines"], "waiting": answer["waiting"]})
@@ -193,7 +162,7 @@ class MiniWoB(Environment):
         """
         if self._name is None or self._over:
             return []
-        return self._view.admissible(_texts(self._instruction))
+        return self._view.admissible(texts_of(self._instruction))
 
     def expert(self) -> str | None:
         if self._name is None or self._over or self._name not in EXPERTS:
@@ -259,42 +228,12 @@ class _Shared:
                 cls.browser = None
 
 
-class Pictures:
-    """Pictures of pages in a directory, a file for every task and path of actions: `click-link/17/01-5f2c9a10.png`."""
-
-    def __init__(self, directory: str):
-        self._directory = Path(directory)
-        self._kept: set[Path] = set()
-
-    def keep(self, task: str, actions: list[str], take: Callable[[], bytes]) -> str:
-        """Return the file for the page after these actions. The first time, the picture is taken and written."""
-        path = "\n".join(actions).encode("utf-8", "surrogatepass")
-        name = f"{len(actions):02d}-{hashlib.sha256(path).hexdigest()[:8]}.png" if actions else "00.png"
-        file = self._directory / task / name
-        if file not in self._kept:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_name(f"{name}.{os.getpid()}")
-            part.write_bytes(take())
-            part.replace(file)
-            self._kept.add(file)
-        return str(file)
-
-
 _UTTERANCE = """
 (() => {
   const utterance = core.getUtterance();
   return typeof utterance === "string" ? utterance : utterance.utterance;
 })()
 """
-
-
-def _texts(instruction: str) -> list[str]:
-    """Return what an instruction may want to be typed: its quoted phrases, else its words with capitals or digits."""
-    phrases = _PHRASE.findall(instruction)
-    if not phrases:
-        words = [word.strip(".,:;!?()") for word in instruction.split()[1:]]
-        phrases = [word for word in words if re.search(r"[A-Z0-9]", word)]
-    return list(dict.fromkeys(phrases))[:8]
 
 
 @cache

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Optional
 
-import msgspec
 from msgspec import Meta, Struct
 
-from eexp.errors import EexpError, InputError, UsageError
+from eexp.errors import InputError, UsageError
 from eexp.models.backends.client import KEY_VARIABLES
-from eexp.records.types import explain
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from eexp.records.toml_file import read_structure
 
 ENDING = ".toml"
 #: What stands between two addresses. A comma may also stand in a password or in the name of a model.
@@ -103,17 +95,9 @@ def fleet_spec(spec: str) -> FleetSpec:
 
 
 def _read(path: str) -> FleetSpec:
+    file = read_structure(path, _FleetFile)
     try:
-        file = msgspec.convert(tomllib.loads(Path(path).read_text(encoding="utf-8")), _FleetFile)
         _check(file)
-    except OSError as e:
-        raise EexpError(f"{path}: {e.strerror or e}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not text in UTF-8") from None
-    except tomllib.TOMLDecodeError as e:
-        raise InputError(f"{path}: not valid TOML: {e}") from None
-    except msgspec.ValidationError as e:
-        raise InputError(f"{path}: {explain(str(e))}") from None
     except InputError as e:
         raise InputError(f"{path}: {e}") from None
     return FleetSpec(path, tuple(file.server), file.model, _shown(file.recorded_as))

@@ -2,7 +2,8 @@
 
 There is no driver and no port that another user of the machine could connect to. The browser is a guarded child of this
 process (eexp/system/child.py): however this process ends, all of Chromium's processes are killed and its directory,
-which holds its new profile, is removed. It finds no host on any network.
+which holds its new profile, is removed. It finds no host on any network, but for one site on this machine where a
+`SiteAddress` names it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import select
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from eexp.envs.logins import environment_without_keys
@@ -52,9 +54,9 @@ _OPTIONS = (
     "--force-color-profile=srgb",
     "--font-render-hinting=none",
     "--lang=en-US",
-    "--host-resolver-rules=MAP * ~NOTFOUND",  # no host has an address: pages reach no network
-    "--proxy-server=127.0.0.1:9",  # nor do addresses that need no resolving
+    "--proxy-server=127.0.0.1:9",  # reaches nothing, nor do addresses that need no resolving
 )
+_NO_HOST = "MAP * ~NOTFOUND"  # no host has an address: pages reach no network
 #: The protocol is on the descriptors 3 and 4, which the shell makes of its standard input and output.
 _START = 'exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null'
 
@@ -78,12 +80,41 @@ def _place() -> str:
     return usual if len(os.fsencode(usual)) <= LONGEST_PLACE else "/tmp"
 
 
+@dataclass(frozen=True)
+class SiteAddress:
+    """The one site that a browser reaches: `http://HOST` for its pages, at a port of this machine."""
+
+    host: str  # as in addresses of pages, such as site.test, or localhost:7770
+    port: int
+
+    @property
+    def origin(self) -> str:
+        """The beginning of the addresses of its pages."""
+        return f"http://{self.host}"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options by which Chromium reaches this site and nothing else on this machine or elsewhere."""
+        name = self.host.partition(":")[0]
+        return (
+            f"--host-resolver-rules=MAP {name} 127.0.0.1:{self.port},{_NO_HOST}",
+            f"--proxy-bypass-list=<-loopback>;{name}",  # others, loopback too, go to the proxy that is not there
+            "--disable-features=HttpsUpgrades,HttpsFirstBalancedModeAutoEnable",  # http is not tried as https first
+            "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
+        )
+
+
+#: What is called with the method and the parameters of an event of the protocol.
+Listener = Callable[[str, dict], None]
+
+
 class Browser:
     """A running Chromium. Its pages are opened by `Page`.
 
     Args:
         limit: Seconds for one answer.
         sandbox: Whether to use Chromium's sandbox, which root cannot.
+        site: The one site that its pages reach; None for none.
 
     Raises:
         EexpError: There is no Chromium, or it does not start.
@@ -91,16 +122,20 @@ class Browser:
 
     users = 1  # how many environments use it
 
-    def __init__(self, limit: float, sandbox: bool = True):
+    def __init__(self, limit: float, sandbox: bool = True, site: SiteAddress | None = None):
         program = find_chromium()
         self.limit = limit
         self._numbers = itertools.count(1)
         self._unread = bytearray()
         self._answers: dict[int, dict] = {}
+        self._unanswered: set[int] = set()  # the numbers of messages whose answers nobody waits for
+        self._queue = bytearray()  # messages that are sent with the next exchange
+        self._listeners: dict[str | None, Listener] = {}
         directory = tempfile.mkdtemp(prefix="eexp-chromium-", dir=_place())
         # Everything that it writes lies in this directory, which goes with it.
         own = {"HOME": directory, "TMPDIR": directory, "XDG_CONFIG_HOME": directory, "XDG_CACHE_HOME": directory}
-        command = ["sh", "-c", _START, program, *_OPTIONS, *sandbox_options(sandbox), f"--user-data-dir={directory}"]
+        options = [*_OPTIONS, *(site.options if site else (f"--host-resolver-rules={_NO_HOST}",))]
+        command = ["sh", "-c", _START, program, *options, *sandbox_options(sandbox), f"--user-data-dir={directory}"]
         self._stderr = tempfile.TemporaryFile()
         self._child = Child(
             command, stderr=self._stderr.fileno(), env={**environment_without_keys(), **own}, directory=directory
@@ -142,8 +177,7 @@ class Browser:
         numbers, messages = [], bytearray()
         for method, params in calls:
             numbers.append(next(self._numbers))
-            message = {"id": numbers[-1], "method": method, "params": params}
-            messages += json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0"
+            messages += _message(numbers[-1], method, params, session)
         self._exchange(bytes(messages), set(numbers))
         results = []
         for number in numbers:
@@ -153,12 +187,42 @@ class Browser:
             results.append(answer["result"])
         return results
 
+    def listen(self, session: str | None, listener: Listener | None) -> None:
+        """Let a function hear the events of a page's session, or of the browser itself; None for no longer.
+
+        It is called while messages are read, and may only `post`.
+        """
+        self._listeners.pop(session, None)
+        if listener:
+            self._listeners[session] = listener
+
+    def post(self, method: str, session: str | None = None, **params: Any) -> None:
+        """Call a method of the protocol with the next exchange; nobody waits for its answer."""
+        number = next(self._numbers)
+        self._unanswered.add(number)
+        self._queue += _message(number, method, params, session)
+
+    def wait(self, seconds: float) -> None:
+        """Send what is posted, and read what the browser sends: until something comes, or for so many seconds."""
+        _, from_browser = self._child.pipes()
+        self._exchange(b"", set())
+        ready = select.poll()
+        ready.register(from_browser, select.POLLIN)
+        if ready.poll(seconds * 1000):
+            self._read(from_browser)
+            self._exchange(b"", set())
+
     def _exchange(self, unsent: bytes | memoryview, numbers: set[int]) -> None:
         """Send messages and read until all that are numbered have answers."""
         to_browser, from_browser = self._child.pipes()
         deadline = time.monotonic() + self.limit
-        while not numbers <= self._answers.keys():
+        while unsent or self._queue or not numbers <= self._answers.keys():
+            if self._queue:
+                unsent = bytes(unsent) + bytes(self._queue)
+                self._queue.clear()
             unsent = self._child.write_some(unsent)
+            if not unsent and numbers <= self._answers.keys():
+                return
             ready = select.poll()
             ready.register(from_browser, select.POLLIN)
             if unsent:
@@ -186,16 +250,26 @@ class Browser:
             raise ChildFailed(f"a message of more than {LARGEST_MESSAGE >> 20} MiB")
 
     def _keep(self, message: dict) -> None:
-        """Keep an answer. Of the events, only the end of a page matters."""
+        """Keep an answer, or let an event be heard."""
         if "id" in message:
-            self._answers[message["id"]] = message
+            if message["id"] in self._unanswered:
+                self._unanswered.discard(message["id"])
+            else:
+                self._answers[message["id"]] = message
         elif message.get("method") == "Inspector.targetCrashed":
             raise ChildFailed("the page has crashed")
+        elif listener := self._listeners.get(message.get("sessionId")):
+            listener(message.get("method", ""), message.get("params", {}))
 
     def end(self) -> None:
         """End it with all its processes and remove its directory. Safe to call twice."""
         self._child.end()
         self._stderr.close()
+
+
+def _message(number: int, method: str, params: dict, session: str | None) -> bytes:
+    message = {"id": number, "method": method, "params": params}
+    return json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0"
 
 
 class Page:

@@ -56,6 +56,9 @@ _ACTION = re.compile(
 USAGE = 'Actions are: click [ID], hover [ID], type [ID] "TEXT", select [ID] "OPTION", key NAME, wait.'
 
 
+_PHRASE = re.compile(r'"([^"]+)"')
+
+
 class Refused(Exception):
     """Error for an action that the page does not allow; the message says why."""
 
@@ -198,7 +201,7 @@ def parse(action: str, view: View) -> PageAction:
         if match["mouse"] == "click" and not line.clickable:
             raise Refused(f'[{line.id}] is a list of choices: use select [{line.id}] "OPTION".')
         return PageAction(match["mouse"], line)
-    line, text = view.line(int(match["id"])), _unquoted(match["text"])
+    line, text = view.line(int(match["id"])), unquoted(match["text"])
     if match["verb"] == "type":
         if not (line.editable or line.fills):
             raise Refused(f"[{line.id}] is no field to type into.")
@@ -210,7 +213,7 @@ def parse(action: str, view: View) -> PageAction:
     return PageAction("select", line, text, line.options.index(text))
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
     """Return what is between quotation marks, with its escapes read where they make sense."""
     try:
         return json.loads(text, strict=False)
@@ -227,3 +230,12 @@ def _key_of(character: str) -> dict:
     upper = character.upper()
     code = ord(upper) if len(upper) == 1 and (upper.isascii() and upper.isalnum()) else 32 if character == " " else 0
     return {"key": character, "text": character, "windowsVirtualKeyCode": code}
+
+
+def texts_of(instruction: str) -> list[str]:
+    """Return what an instruction may want to be typed: its quoted phrases, else its words with capitals or digits."""
+    phrases = _PHRASE.findall(instruction)
+    if not phrases:
+        words = [word.strip(".,:;!?()") for word in instruction.split()[1:]]
+        phrases = [word for word in words if re.search(r"[A-Z0-9]", word)]
+    return list(dict.fromkeys(phrases))[:8]

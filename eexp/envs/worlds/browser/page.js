@@ -2,6 +2,10 @@
 // is called, turns off what moves by itself, and describes the page in words: `eexpPage.read`.
 (() => {
   "use strict";
+  const site = window.eexpSite === true; // whether links and forms lead on, and messages are passed on
+  const say = site && typeof window.eexpSay === "function" ? window.eexpSay : () => undefined;
+  delete window.eexpSite;
+  const MOST_LINES = 5000, LONGEST = 4000; // of a page of a site: characters of one text
   const START = Date.UTC(2024, 0, 8, 9, 0, 0); // what the page takes for now when it is opened
   const FRAME = 16; // milliseconds between two animation frames
   const FAR = 3600e3; // a timer that is due later than this never is
@@ -106,17 +110,31 @@
   );
   document.adoptedStyleSheets = [still];
 
-  window.alert = () => undefined;
-  window.confirm = () => true;
-  window.prompt = () => null;
-  window.open = () => null;
+  const asks = (kind, answer) => (text) => {
+    say(`${kind}: ${String(text ?? "").slice(0, 300)}`);
+    return answer;
+  };
+  window.alert = asks("alert", undefined);
+  window.confirm = asks("confirm, answered with OK", true);
+  window.prompt = asks("prompt, answered with nothing", null);
+  window.open = (url) => {
+    if (site && url) location.href = url; // a page of a site stays in its tab
+    return null;
+  };
   window.print = () => undefined;
   const stay = (event) => {
     const link = event.type === "click" && event.target.closest && event.target.closest("a[href]");
     if (event.type === "submit" || (link && !link.getAttribute("href").startsWith("#"))) event.preventDefault();
   };
-  window.addEventListener("submit", stay);
-  window.addEventListener("click", stay);
+  const inThisTab = (event) => {
+    const el = event.target.closest && event.target.closest("a[target], area[target], form[target]");
+    if (el) el.removeAttribute("target");
+  };
+  for (const type of ["submit", "click"]) {
+    if (site) window.addEventListener(type, inThisTab, true);
+    else window.addEventListener(type, stay);
+  }
+  if (site) Object.defineProperty(window, "onbeforeunload", { set: () => undefined });
 
   // -- which elements listen to the mouse -------------------------------------------------------------------------------
 
@@ -126,6 +144,7 @@
   const listensTo = (el, type) => el instanceof Element && (MOUSE.has(type) || (isShape(el) && type === "mousedown"));
   const realAdd = EventTarget.prototype.addEventListener, realRemove = EventTarget.prototype.removeEventListener;
   EventTarget.prototype.addEventListener = function (type, ...rest) {
+    if (site && type === "beforeunload") return undefined; // a page cannot keep its reader
     if (listensTo(this, type)) listening.set(this, (listening.get(this) || 0) + 1);
     return realAdd.call(this, type, ...rest);
   };
@@ -335,7 +354,8 @@
     const lines = [];
     let words = "";
     const flush = (depth) => {
-      if (clean(words)) lines.push({ depth, text: clean(words) });
+      const text = site ? clean(words).slice(0, LONGEST) : clean(words);
+      if (site ? /[\p{L}\p{N}]/u.test(text) : text) lines.push({ depth, text });
       words = "";
     };
     const describe = (el, role, depth) => {
@@ -364,13 +384,14 @@
       lines.push(line);
     };
     const walk = (el, depth) => {
-      if (el.matches(skipped)) return;
+      if (el.matches(skipped) || (site && lines.length >= MOST_LINES)) return;
       const style = getComputedStyle(el);
       if (isHidden(el, style)) return;
       const seen = style.visibility === "visible";
       let role = seen ? roleOf(el) : null;
       if (el.localName === "br") words += " ";
       if (el.localName === "option" || el.localName === "optgroup") return;
+      if (site && el instanceof SVGElement && !listens(el)) return; // icons
       if (seen && el instanceof SVGElement && isShape(el)) {
         flush(depth);
         describe(el, isClickable(el, style) || listens(el) ? "clickable" : "shape", depth);
@@ -443,7 +464,7 @@
       const titled = document.getElementById(el.getAttribute("aria-labelledby") || "");
       return clean(titled ? titled.textContent : el.getAttribute("aria-label") || "");
     };
-    walk(document.body, 0);
+    if (document.body) walk(document.body, 0);
     flush(0);
     for (const line of lines) {
       if (!("element" in line)) continue;
@@ -473,7 +494,7 @@
     async settle(milliseconds) {
       await frame();
       await advance(milliseconds);
-      await picturesLoaded();
+      if (!site) await picturesLoaded(); // of a site, requests are watched from outside
       await frame();
       await frame();
       return read();

@@ -1,0 +1,99 @@
+"""Whether the conditions of a web task hold at the end of an episode."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from eexp.envs.worlds.browser.site import Site
+from eexp.envs.worlds.browser.web_tasks import Judge, QueryResult
+from eexp.system.child import ChildFailed
+
+MOST_ROWS = 10_000  # of a query's answer
+#: A script that fails, since the page lacks what it looks at, does not hold. One that is no JavaScript is an error.
+_SCRIPT = """
+(() => {
+  try {
+    return Boolean(%s);
+  } catch {
+    return false;
+  }
+})()
+"""
+_EDGES = " \t\n.,;:!?\"'`"
+_BLANKS = re.compile(r"\s+")
+#: What a query may do: read. Another database, for one, is not attached.
+_ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What judges look at."""
+
+    url: str  # the address of the page
+    text: str  # the whole page as it is read
+    answer: str | None  # the words of `stop [...]`; None for none
+    evaluate: Callable[[str], object]  # evaluates JavaScript in the page
+
+
+def holds(judge: Judge, ending: Ending, site: Site, limit: float) -> bool:
+    """Return whether one condition holds.
+
+    Args:
+        judge: The condition.
+        ending: How the episode ended.
+        site: Its directory is what `rows` and `program` look at.
+        limit: Seconds that a query has.
+
+    Raises:
+        ChildFailed: A program or the page failed, or a query makes no sense.
+    """
+    match judge.kind:
+        case "answer":
+            forms = [judge.answer] if isinstance(judge.answer, str) else judge.answer or []
+            return ending.answer is not None and normalised(ending.answer) in map(normalised, forms)
+        case "url":
+            return re.fullmatch(judge.url or "", address_within(ending.url)) is not None
+        case "text":
+            return _BLANKS.sub(" ", judge.text or "").strip() in _BLANKS.sub(" ", ending.text)
+        case "script":
+            return ending.evaluate(_SCRIPT % judge.script) is True
+    assert site.directory is not None  # checked with the file of tasks
+    if judge.rows is not None:
+        return _rows(judge.rows, site.directory, limit) == judge.rows.equal
+    return site.status_of(judge.program or [], site.directory) == 0
+
+
+def normalised(text: str) -> str:
+    """Return an answer in the form in which answers are compared: without case, blanks and punctuation around it."""
+    return _BLANKS.sub(" ", text).strip(_EDGES).casefold()
+
+
+def address_within(url: str) -> str:
+    """Return an address of the site from its first slash on."""
+    parts = urlsplit(url)
+    query, fragment = f"?{parts.query}" if parts.query else "", f"#{parts.fragment}" if parts.fragment else ""
+    return (parts.path or "/") + query + fragment
+
+
+def _rows(rows: QueryResult, directory: Path, limit: float) -> list[list]:
+    """Return the rows that a query finds in a database of the site, which is opened for reading alone."""
+    deadline = time.monotonic() + limit
+    file = directory / rows.database
+    if not file.resolve().is_relative_to(directory.resolve()):
+        raise ChildFailed(f"{rows.database}: outside of the site's directory")
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            database.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY)
+            database.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+            found = database.execute(rows.sql).fetchmany(MOST_ROWS)
+    except sqlite3.Error as e:
+        raise ChildFailed(f"{rows.database}: {e}: {json.dumps(rows.sql)[:200]}") from None
+    return [list(row) for row in found]

@@ -1,0 +1,479 @@
+"""`web?tasks=FILE`: any web site in a real browser, in words, with tasks of yours.
+
+The file says how the site starts, how its state is put back, and what is to be done and how that is judged
+(browser/web_tasks.py). docs/environments/web.md has the keys, the options and the actions.
+
+A state is the site's directory, what the browser stored, the address of the document that is shown, and what was done
+in it since it was loaded. It is restored by copying the one, loading the other, and doing the third again; and by
+repeating the whole episode where the page is then not the one that was left.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eexp.envs.base import Environment, Observation
+from eexp.envs.spec_options import option_error, parse_choice, parse_step_limit
+from eexp.envs.worlds.browser import chromium
+from eexp.envs.worlds.browser.judging import Ending, address_within, holds
+from eexp.envs.worlds.browser.lines import (
+    USAGE,
+    Line,
+    PageAction,
+    Refused,
+    View,
+    parse,
+    quoted,
+    texts_of,
+)
+from eexp.envs.worlds.browser.page_actions import use
+from eexp.envs.worlds.browser.pictures import Pictures
+from eexp.envs.worlds.browser.scripted import ScriptedAction
+from eexp.envs.worlds.browser.site import Site
+from eexp.envs.worlds.browser.site_page import SitePage
+from eexp.envs.worlds.browser.web_tasks import WebTask, read_web_tasks
+from eexp.errors import EnvironmentFailed, InputError, UsageError
+from eexp.system.child import ChildFailed, time_limit
+from eexp.system.terminal import tell
+
+WIDTH, HEIGHT = 1024, 768  # the visible part of a page, in CSS pixels
+HOW = (
+    'Actions: click [ID], type [ID] "TEXT", select [ID] "OPTION", hover [ID], key NAME, scroll down, scroll up, '
+    "go back, open /ADDRESS, wait. When you have done all that is asked: stop [ANSWER], or stop [] where no answer is "
+    "asked for."
+)
+_STOP = re.compile(r"stop(?: \[(?P<answer>.*)\])?", re.DOTALL)
+_LINE_END = "\n"
+_SCROLL = re.compile("scroll (?P<way>down|up)")
+_OPEN = re.compile(r"open (?P<address>/\S*)")
+Result = TypeVar("Result")
+_SCRIPT = Path(chromium.__file__).with_name("page.js")
+
+
+@dataclass(frozen=True)
+class _SavedWebState:
+    """What `save` returns."""
+
+    episode: object  # that the state belongs to
+    copy: Path | None  # of the site's directory
+    stored: tuple[list[dict], list]
+    url: str | None  # by which the document can be loaded again; None where it was the answer to a form
+    values: dict[str, Any]  # of the attributes in _OWN
+    page: str  # the whole page, as it was read
+
+
+#: The attributes that hold the state of an episode beside the page and the site.
+_OWN = ("_trail", "_since", "_actions", "_top", "_followed", "_end")
+
+
+class Web(Environment):
+    """A web site in Chromium. docs/environments/web.md lists the options, all strings."""
+
+    spec = "web"
+    max_steps = 30
+    record_options = frozenset({"budget", "max_steps"})
+
+    def __init__(
+        self,
+        tasks: str = "",
+        run: str = "no",
+        url: str = "",
+        budget: str = "6000",
+        max_steps: str = "30",
+        screenshots: str = "",
+        sandbox: str = "yes",
+    ) -> None:
+        if not tasks:
+            raise UsageError("web: name a file of tasks: web?tasks=FILE")
+        self._file = read_web_tasks(tasks)
+        self._allow(tasks, parse_choice("web", "run", run, ("yes", "no")) == "yes", url)
+        self.max_steps = parse_step_limit("web", max_steps)
+        self._budget = parse_budget(budget)
+        self._sandbox = parse_choice("web", "sandbox", sandbox, ("yes", "no")) == "yes"
+        self._masks = [re.compile(pattern) for pattern in self._file.site.mask]
+        self._by_id = {task.id: task for task in self._file.task}
+        chromium.find_chromium()
+        self._limit = time_limit()
+        self._pictures = Pictures(screenshots) if screenshots else None
+        self._site = Site(self._file.site, Path(tasks).resolve().parent, self._limit)
+        self._browser: chromium.Browser | None = None
+        self._page: SitePage | None = None
+        self._task: WebTask | None = None
+        self._episode: object = None
+        self._refused: Counter[str] = Counter()
+        self.ways = {"loaded": 0, "repeated": 0}  # how often a state was restored by loading, and by the whole episode
+
+    def _allow(self, tasks: str, run: bool, url: str) -> None:
+        """Raise UsageError if the file of tasks names a program or a server that the spec does not allow."""
+        if self._file.programs and not run:
+            first = " ".join(self._file.programs[0])[:200]
+            raise UsageError(f"{tasks} runs programs, such as {first!r}; where you trust it, allow them with run=yes")
+        if self._file.site.url and self._file.site.url.rstrip("/") != url.rstrip("/"):
+            raise UsageError(f"{tasks} plays at {self._file.site.url}; allow that with url={self._file.site.url}")
+        if url and not self._file.site.url:
+            raise UsageError(f"{tasks} starts its own site, so there is no url to allow")
+
+    # -- tasks -------------------------------------------------------------------------------------------------------
+
+    def splits(self) -> list[str]:
+        """Return the splits in the order of the file, `train` first."""
+        names = dict.fromkeys(task.split for task in self._file.task)
+        return sorted(names, key=lambda split: split != "train")
+
+    def tasks(self, split: str) -> Iterator[dict]:
+        self.check_split(split)
+        return (task.as_record() for task in self._file.task if task.split == split)
+
+    def task_named(self, name: str) -> dict:
+        if name not in self._by_id:
+            raise InputError(f"the file of tasks has no task {name!r}")
+        return self._by_id[name].as_record()
+
+    def instruction(self) -> str:
+        """Return the task's own instruction, and how to act."""
+        return "" if self._task is None else f"{self._task.instruction}\n{HOW}"
+
+    def reset(self, task: dict) -> Observation:
+        self._task, self._episode = None, object()
+        found = self._find_task(task)
+        self._trail: tuple[str, ...] = ()  # the addresses of the documents before this one
+        self._since: tuple[str, ...] = ()  # the actions since this document was loaded
+        self._actions: tuple[str, ...] = ()  # all that were accepted
+        self._top = 0  # the number of the first line that is shown
+        self._followed: int | None = 0  # how many actions of the demonstration were taken; None once it was left
+        self._end: Observation | None = None
+        found = self._find_task(task)
+
+        def begin() -> None:
+            self._site.begin()
+            self._new_page().open(self._site.address.origin + found.start)
+            self._rest()
+
+        self._do("reset", begin)
+        self._trail, self._task = (), found
+        return self._observe()
+
+    def _find_task(self, record: dict) -> WebTask:
+        task = self._by_id.get(str(record.get("id")))
+        if task is None:
+            raise InputError(f"the file of tasks has no task {record.get('id')!r}", "$.task.id")
+        if "checksum" in record and record["checksum"] != task.as_record()["checksum"]:
+            raise InputError("the file of tasks has another task of this id", "$.task.checksum")
+        return task
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    def step(self, action: str) -> Observation:
+        if self._task is None:
+            raise EnvironmentFailed(f"{self.spec}: step: no task is loaded; `reset` loads one")
+        if self._end is not None:
+            return replace(self._end, text="The episode is over.", valid=False, screenshot=None)
+        action = action.strip()
+        expected = self._scripted()
+        if stop := _STOP.fullmatch(action):
+            self._follow(action, expected)
+            return self._finish(stop["answer"])
+        try:
+            self._do("step", lambda: self._act(action))
+        except Refused as e:
+            return Observation(str(e), score=0.0, valid=False)
+        self._follow(action, expected)
+        self._actions = (*self._actions, action)
+        if self._task.ends == "judged" and all(self._judged(None)):
+            return self._finish(None)
+        return self._observe()
+
+    def _act(self, action: str) -> None:
+        """Take an action and let the page come to rest. Raises Refused if it is none that the page allows."""
+        page, document = self._opened(), self._document
+        if match := _SCROLL.fullmatch(action):
+            self._scroll(page, match["way"] == "down")
+        elif action == "go back":
+            if not self._trail:
+                raise Refused("There is no page to go back to.")
+            page.open(self._trail[-1])
+        elif match := _OPEN.fullmatch(action):
+            page.open(self._site.address.origin + match["address"])
+        else:
+            use(page, self._parse(action))
+        self._rest()
+        if page.document == document:
+            self._since = (*self._since, action)
+        elif action == "go back":
+            self._trail = self._trail[:-2]  # without the page that was left, which `_rest` has added
+
+    def _parse(self, action: str) -> PageAction:
+        try:
+            return parse(action, self._visible())
+        except Refused as e:
+            raise Refused(f"That is not an action. {HOW}" if USAGE in str(e) else str(e)) from None
+
+    def _scroll(self, page: SitePage, down: bool) -> None:
+        """Show the next part of the page, or the one before."""
+        first, end = self._shown()
+        if down and end >= len(self._view.lines):
+            raise Refused("The page ends here.")
+        if not down and not first:
+            raise Refused("The page begins here.")
+        self._top = end if down else self._before(first)
+        page.evaluate(f"scrollBy(0, {'' if down else '-'}innerHeight)")
+
+    def _rest(self) -> None:
+        """Let the page come to rest and read it. Where it is another document, it begins at its top."""
+        page = self._opened()
+        answer = page.rest()
+        self._view, self._title, self._url = View.of(_lines_of(answer)), str(answer["title"]), str(answer["url"])
+        self._texts = texts_of_lines(self._view.lines)
+        if page.document != self._document:
+            if self._document_url:
+                self._trail = (*self._trail, self._document_url)
+            self._document, self._document_url, self._since, self._top = page.document, page.loaded_url, (), 0
+
+    # -- what is shown -------------------------------------------------------------------------------------------------
+
+    def _observe(self) -> Observation:
+        return Observation(self._render(), score=0.0, screenshot=self._take_picture())
+
+    def _render(self) -> str:
+        """Return the part of the page that is shown, within the budget."""
+        first, end = self._shown()
+        lines = [f"page {quoted(self._title[:200])} {address_within(self._url)[:500]}"]
+        lines += [f"note: {note}" for note in self._opened().take_notes()]
+        lines += [f"... {first} lines above: scroll up"] if first else []
+        lines += [text[: self._budget] for text in self._texts[first:end] if text]
+        remaining = len(self._view.lines) - end
+        lines += [f"... {remaining} lines below: scroll down"] if remaining else []
+        return "\n".join(lines)
+
+    def _shown(self) -> tuple[int, int]:
+        """Return which lines are shown: the first one, and the one after the last."""
+        first = self._top = min(self._top, max(0, len(self._view.lines) - 1))
+        end, length = first, 0
+        while end < len(self._view.lines) and (end == first or length < self._budget):
+            length += len(self._texts[end]) + 1
+            end += end == first or length <= self._budget
+        return first, end
+
+    def _before(self, end: int) -> int:
+        """Return the first of the lines that are shown before line `end`."""
+        first, length = end, 0
+        while first and (first == end or length <= self._budget):
+            length += len(self._texts[first - 1]) + 1
+            first -= first == end or length <= self._budget
+        return first
+
+    def _visible(self) -> View:
+        first, end = self._shown()
+        return replace(self._view, lines=self._view.lines[first:end])
+
+    def _whole(self) -> str:
+        """Return the whole page with its address, for comparisons and judges."""
+        return self.mask(f"{self._title}\n{address_within(self._url)}\n{_LINE_END.join(filter(None, self._texts))}")
+
+    def _take_picture(self) -> str | None:
+        if self._pictures is None or self._task is None:
+            return None
+        take = lambda: self._do("screenshot", lambda: self._opened().picture(WIDTH, HEIGHT))  # noqa: E731
+        return self._pictures.keep(self._task.id, list(self._actions), take)
+
+    def mask(self, text: str) -> str:
+        for pattern in self._masks:
+            text = pattern.sub("*", text)
+        return text
+
+    def admissible(self) -> list[str]:
+        """Return what the shown part allows: clicks, choices, typing what the instruction names, scrolling, going back.
+
+        `stop` and `open` are not among them.
+        """
+        if self._task is None or self._end is not None:
+            return []
+        first, end = self._shown()
+        actions = self._visible().admissible(texts_of(self._task.instruction))
+        actions += ["scroll down"] if end < len(self._view.lines) else []
+        actions += ["scroll up"] if first else []
+        return actions + (["go back"] if self._trail else [])
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _finish(self, answer: str | None) -> Observation:
+        """End the episode and judge it."""
+        assert self._task is not None
+        results = self._judged(answer)
+        weights = [judge.score for judge in self._task.judge]
+        score = round(sum(weight for weight, result in zip(weights, results) if result) / sum(weights), 4)
+        text = f"The episode is over: the task is {'done' if all(results) else 'not done'}."
+        self._end = Observation(text, True, 1.0 if all(results) else score, success=all(results))
+        return replace(self._end, screenshot=self._take_picture())
+
+    def _judged(self, answer: str | None) -> list[bool]:
+        """Return which of the task's judges hold."""
+        assert self._task is not None
+        judges = self._task.judge
+
+        def judge() -> list[bool]:
+            ending = Ending(self._url, self._whole(), answer, self._opened().evaluate)
+            return [holds(one, ending, self._site, self._limit) for one in judges]
+
+        return self._do(f"judges of task {self._task.id!r}", judge)
+
+    # -- the demonstration -------------------------------------------------------------------------------------------
+
+    def expert(self) -> str | None:
+        """Return the next action of the task's demonstration; None where it has none, or once it was left."""
+        return None if self._task is None or self._end is not None else self._scripted()
+
+    def _scripted(self) -> str | None:
+        script = self._task.expert if self._task else None
+        if not script or self._followed is None:
+            return None
+        if self._followed >= len(script):
+            return None if _STOP.fullmatch(script[-1]) else "stop []"
+        next_action = ScriptedAction.of(script[self._followed])
+        action = next_action.on(self._visible().lines)
+        if action is None and next_action.on(self._view.lines[self._shown()[0] :]):
+            return "scroll down"
+        return action
+
+    def _follow(self, action: str, expected: str | None) -> None:
+        """Note an action that was accepted, for the expert; `expected`: what it would have done."""
+        if action != expected:
+            self._followed = self._followed if _SCROLL.fullmatch(action) else None
+        elif self._followed is not None and not self._leads_there(action):
+            self._followed += 1
+
+    def _leads_there(self, action: str) -> bool:
+        """Return whether an action only brings the demonstration's next element into view."""
+        assert self._task is not None and self._task.expert is not None and self._followed is not None
+        script = self._task.expert
+        return action == "scroll down" and (self._followed >= len(script) or script[self._followed] != action)
+
+    # -- states ------------------------------------------------------------------------------------------------------
+
+    def why_no_copy(self) -> str | None:
+        return None if self._site.copies else "the state of a running server is not a copy's to take"
+
+    def save(self) -> _SavedWebState:
+        if self._task is None:
+            raise EnvironmentFailed(f"{self.spec}: save: no task is loaded; `reset` loads one")
+
+        def save() -> _SavedWebState:
+            page = self._opened()
+            url = None if page.posted else self._document_url
+            values = {name: getattr(self, name) for name in _OWN}
+            return _SavedWebState(self._episode, self._site.save(), page.stored(), url, values, self._whole())
+
+        return self._do("save", save)
+
+    def restore(self, state: _SavedWebState) -> None:
+        if state.episode is not self._episode or self._task is None:
+            raise EnvironmentFailed(f"{self.spec}: restore: the state belongs to an episode that is over")
+        loaded = state.url is not None and self._do("restore", lambda: self._load(state))
+        if not loaded:
+            self._do("restore", lambda: self._repeat(state))
+        self.ways["loaded" if loaded else "repeated"] += 1
+        for name, value in state.values.items():
+            setattr(self, name, value)
+
+    def release(self, state: _SavedWebState) -> None:
+        self._site.release(state.copy)
+
+    def _load(self, state: _SavedWebState) -> bool:
+        """Load the document of a state and do again what was done in it; return whether that led to the same page."""
+        assert state.url is not None
+        self._site.restore(state.copy)
+        self._opened().open_with(state.url, state.stored)
+        self._document, self._document_url = -1, ""  # the document that is loading is another one in any case
+        return self._same_page(state, state.values["_since"])
+
+    def _repeat(self, state: _SavedWebState) -> None:
+        """Repeat the episode up to a state. Raises ChildFailed if it leads to another page."""
+        assert self._task is not None
+        self._site.begin()
+        self._new_page().open(self._site.address.origin + self._task.start)
+        if not self._same_page(state, state.values["_actions"]):
+            raise ChildFailed("the page cannot be restored: the same actions lead to another one")
+
+    def _same_page(self, state: _SavedWebState, actions: tuple[str, ...]) -> bool:
+        """Take actions in a page that is loading, and return whether the page is then that of a state."""
+        self._rest()
+        self._trail = ()
+        try:
+            for action in actions:
+                self._act(action)
+        except Refused:
+            return False
+        self._opened().take_notes()
+        return self._whole() == state.page
+
+    # -- the browser and the site ------------------------------------------------------------------------------------
+
+    def _do(self, method: str, do: Callable[[], Result]) -> Result:
+        """Do something with the page or the site. Raises EnvironmentFailed if that failed; both are ended then."""
+        try:
+            return do()
+        except (ChildFailed, OSError) as e:
+            self.close()
+            raise EnvironmentFailed(f"{self.spec}: {method}: {e}") from None
+
+    def _opened(self) -> SitePage:
+        if self._page is None or self._browser is None or not self._browser.usable:
+            raise EnvironmentFailed(f"{self.spec}: no page is open; `reset` opens one")
+        return self._page
+
+    def _new_page(self) -> SitePage:
+        """Open a new page, which shares nothing with the one before."""
+        if self._browser is None or not self._browser.usable:
+            self._browser = chromium.Browser(self._limit, self._sandbox, self._site.address)
+            self._page = None
+        if self._page is not None:
+            self._refused += self._page.refused
+            self._page.close()
+        hidden = self._file.site.hide
+        self._page = SitePage(self._browser, _SCRIPT.read_text(), WIDTH, HEIGHT, self._site.address, hidden)
+        self._document, self._document_url = -1, ""
+        return self._page
+
+    def close(self) -> None:
+        if self._page is not None:
+            self._refused += self._page.refused
+        if self._refused:
+            hosts = ", ".join(f"{host} {number}" for host, number in self._refused.most_common(5))
+            tell(f"{self.spec}: {self._refused.total()} requests for other sites were refused ({hosts})")
+        self._refused.clear()
+        browser, self._browser, self._page, self._task = self._browser, None, None, None
+        if browser is not None:
+            browser.end()
+        self._site.close()
+
+
+def _lines_of(answer: dict) -> dict:
+    return {"lines": answer["lines"], "waiting": answer["waiting"]}
+
+
+def texts_of_lines(lines: list[Line]) -> list[str]:
+    """Return what the agent reads for each line of a page. A row's cells stand in its line, and theirs are empty."""
+    texts: list[str] = []
+    row: int | None = None  # the number of the line with the row that this one is in
+    for number, line in enumerate(lines):
+        text = line.render()
+        if row is not None and line.depth > lines[row].depth:
+            between = " " if row == number - 1 else " | "
+            texts[row] += between + text.strip().removeprefix("text ")
+            text = ""
+        else:
+            row = number if line.role == "row" else None
+        texts.append(text)
+    return texts
+
+
+def parse_budget(value: str) -> int:
+    """Return the option budget, characters of a page that are shown at once. Raises UsageError if it makes no sense."""
+    if not re.fullmatch("[0-9]{1,9}", value) or int(value) < 200:
+        raise option_error("web", "budget", value, "expected a number of characters from 200 on")
+    return int(value)
