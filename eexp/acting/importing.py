@@ -18,12 +18,13 @@ import orjson
 from eexp.acting.settings import ImportSettings
 from eexp.envs.naming import Tasks
 from eexp.envs.replay import replay
-from eexp.errors import InputError
+from eexp.errors import InputError, UsageError
 from eexp.formats import logs, sft
 from eexp.formats.conversations import Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
-from eexp.formats.names import ARGUMENT, WHOLE
+from eexp.formats.names import ALL, ARGUMENT, WHOLE
 from eexp.records.callbacks import Count, OnError, Skip, add_counts, no_count, skip_none, stop_at_error
+from eexp.records.record import seed_of
 from eexp.records.types import check_tools
 from eexp.workers.jobs import Runner, job_of, results
 
@@ -55,9 +56,9 @@ def import_(
         count: Called with the numbers of actions that a prompt style would not read back.
         on_error: Called with a record that cannot be read.
     """
-    settings, ids = settings or ImportSettings(), RecordIds()
+    settings, ids, repeats = settings or ImportSettings(), RecordIds(), RepeatedSteps()
     selector = selector or Selector(Selection())
-    for number, foreign in enumerate(records, 1):
+    for number, foreign in enumerate(_branches(records, format, settings, on_error), 1):
         try:
             record = format.adapted(foreign)
             conversation = read_conversation(record, format, settings.action, settings.drop_closing)
@@ -81,6 +82,8 @@ def import_(
             "outcome": None if conversation.last is None else {"observation": conversation.last, **end},
             "source": source_fields(record, format, tools),
         }
+        if settings.branches == ALL:
+            repeats.mark(trajectory, foreign)
         if not skip(trajectory["id"]) and selector.takes(trajectory, trajectory["outcome"]):
             count_unreadable(trajectory["steps"], settings.action or format.action, count)
             yield trajectory
@@ -108,14 +111,17 @@ def import_replayed(
         note: Called with remarks on single trajectories.
         on_error: Called with a record that cannot be read, has no task, or does not replay as it was recorded.
     """
-    settings = settings or ImportSettings()
+    settings, repeats = settings or ImportSettings(), RepeatedSteps()
     selector = selector or Selector(Selection())
-    jobs = _conversation_jobs(records, format, tasks, settings, skip, on_error)
+    branches = _branches(records, format, settings, on_error)
+    jobs = _conversation_jobs(branches, format, tasks, settings, skip, on_error)
 
     def on_difference(record: dict, error: InputError) -> None:
         on_error(record, _with_hint_at_arguments(record, error, format, settings))
 
     for record, trajectory in _replayed(jobs, pool, selector, count, note, on_difference):
+        if settings.branches == ALL:
+            repeats.mark(trajectory, record)
         count_unreadable(trajectory["steps"], settings.action or format.action, count)
         yield {**trajectory, "source": source_fields(format.adapted(record), format)}
 
@@ -226,11 +232,56 @@ class RecordIds:
         return name if self._counts[name] == 1 else f"{name}#{self._counts[name]}"
 
 
+class RepeatedSteps:
+    """Marks the steps that a branch of a graph shares with an earlier branch of it, so that each is imitated once."""
+
+    def __init__(self) -> None:
+        self._beginnings: set[int] = set()  # hashes of the beginnings of the branches of one graph
+
+    def mark(self, trajectory: dict, foreign: dict) -> None:
+        """Set `repeated` in the steps of a trajectory that have the same history and action as one before.
+
+        Args:
+            foreign: The record that the trajectory was made of; one that is no branch changes nothing.
+        """
+        number = logs.branch_number(foreign)
+        if number is None:
+            return
+        if number == 1:
+            self._beginnings.clear()
+        beginning = 0
+        for step in trajectory["steps"]:
+            beginning = seed_of(beginning, step["observation"], step["thought"], step["action"])
+            if beginning in self._beginnings:
+                step["repeated"] = True
+            self._beginnings.add(beginning)
+
+
 def identified(episodes: Iterator[dict]) -> Iterator[tuple[dict, str]]:
     """Yield (episode, id of its trajectory): its own id, with a number where several have the same."""
     ids = RecordIds()
     for episode in episodes:
         yield episode, ids.of(episode["id"])
+
+
+def _branches(records: Iterator[dict], format: Format, settings: ImportSettings, on_error: OnError) -> Iterator[dict]:
+    """Yield every branch of the records' graphs where the settings ask for all, else the records.
+
+    Raises:
+        UsageError: The records are no graphs.
+    """
+    if settings.branches != ALL:
+        yield from records
+        return
+    if format.branches is None:
+        raise UsageError("--branches all is for graphs of messages, as verifiers has them")
+    for record in records:
+        try:
+            branches = list(format.branches(record))
+        except InputError as e:
+            on_error(record, e)
+            continue
+        yield from branches
 
 
 def source_fields(record: dict, format: Format, taken_over: Collection[str] = ()) -> dict:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eexp.acting.audit import FIRST, FIRST_SHARE
 from eexp.envs.base import FORK_AUTO, FORK_WAYS
 from eexp.errors import InputError, UsageError
-from eexp.formats.names import ARGUMENT, EPISODES, MARKED, ROWS, WHOLE, WITHOUT_TOOLS
+from eexp.formats.names import ALL, ARGUMENT, EPISODES, LAST, MARKED, ROWS, WHOLE, WITHOUT_TOOLS
 from eexp.records.record import canonical
 from eexp.settings import (
     ADMISSIBLE,
@@ -225,6 +225,10 @@ class ImportSettings(Checked):
     drop_closing: bool = option(False).help(
         'Leave out the agent\'s last message where it calls no tool and others do, such as "Done.".'
     )
+    branches: str = option(LAST, type=Word([LAST, ALL])).help(
+        "Which branches of a graph of messages become trajectories (verifiers). With all of them, steps that a branch "
+        "shares with an earlier one are marked as repeated, and imitated once."
+    )
     task_key: str | None = option(None, metavar="KEY").help(
         "The key of a record that names its task.  [default: item_id, or game_file, or id]"
     )
@@ -258,6 +262,7 @@ class ImportSettings(Checked):
         about_tasks = {"--split": self.split, "--match": self.match, "--map": self.mapping}
         about_records = {
             "--action": self.action,
+            "--branches": self.branches == ALL,
             "--drop-closing": self.drop_closing,
             "--task-key": self.task_key,
         }
@@ -265,6 +270,7 @@ class ImportSettings(Checked):
             about_trajectories = {
                 **about_tasks,
                 "--action": self.action,
+                "--branches": self.branches == ALL,
                 "--drop-closing": self.drop_closing,
                 "--success": self.success,
                 "--min-score": self.min_score is not None,
@@ -296,7 +302,7 @@ class ImportSettings(Checked):
     def lineage(self, replayed: bool) -> dict[str, Any]:
         """Return the settings that decide the output, by the names of their options."""
         entries = recorded(self, "action", "task_key")
-        entries |= {"drop-closing": self.drop_closing or None}
+        entries |= {"drop-closing": self.drop_closing or None, "branches": ALL if self.branches == ALL else None}
         if replayed:
             entries |= recorded(self, "split", "match", "mapping", "trust")
             entries |= {"admissible": "all" if self.admissible is None else self.admissible, "seed": self.seed}
