@@ -5,8 +5,8 @@ verifiers  the traces.jsonl of verifiers 0.4 (its v1): an episode with one trace
 inspect    an evaluation log of Inspect (version 2 of its JSON form): all samples in one object
 
 Fields that these formats lack are written under the key "eexp" in their own place for further data, so that a record
-that is exported and imported again keeps its task and its end. A log holds the actions that were taken. Alternatives are
-exported on request: in ATIF under `extra.eexp` of their step, in verifiers' graph as branches of the state.
+that is exported and imported again keeps its task and its end. A log holds the actions that were taken. Alternatives
+are exported on request: in ATIF under `extra.eexp` of their step, in verifiers' graph as branches of the state.
 
 To be read, each log is turned into a record of chat messages, which conversations.py reads.
 """

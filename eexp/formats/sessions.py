@@ -5,10 +5,10 @@ names for other programs, too: a header with the name of the program (`harness`)
 and `parentId`. `datasets` reads such a file as one row of messages (datasets 5 with teich).
 
 The task is the first message of the user, an observation the user's next one, and an action the assistant's, with its
-thought. An alternative is a branch of its state: the action, its outcome, and what a policy did after it. The entries of
-branches are of type custom_message, because programs that read messages in the order of the file, such as `datasets`,
-would take messages of a branch for a part of the run. They stand before the action that was taken, so that the last
-entry of the file, where Pi goes on, is the end of the run.
+thought. An alternative is a branch of its state: the action, its outcome, and what a policy did after it. The entries
+of branches are of type custom_message, because programs that read messages in the order of the file, such as
+`datasets`, would take messages of a branch for a part of the run. They stand before the action that was taken, so that
+the last entry of the file, where Pi goes on, is the end of the run.
 
 Everything else in the record stands under `eexp` in the header, and in the entry of the action.
 """
