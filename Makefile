@@ -84,6 +84,7 @@ peers: install ## check exported logs with the packages that read them: Inspect,
 	$(PYTHON) -m venv $(VENV)/peers/inspect && $(VENV)/peers/inspect/bin/pip install -q inspect-ai
 	$(PYTHON) -m venv $(VENV)/peers/verifiers && $(VENV)/peers/verifiers/bin/pip install -q 'verifiers>=0.4'
 	$(PYTHON312) -m venv $(VENV)/peers/harbor && $(VENV)/peers/harbor/bin/pip install -q pydantic && $(VENV)/peers/harbor/bin/pip install -q --no-deps harbor
+	if command -v npm >/dev/null; then npm install --silent --prefix $(VENV)/peers/axe axe-core; fi
 	$(PYTHON) -m venv $(VENV)/peers/datasets && $(VENV)/peers/datasets/bin/pip install -q 'datasets>=5' teich
 	PEER_INSPECT_AI=$(CURDIR)/$(VENV)/peers/inspect/bin/python PEER_VERIFIERS=$(CURDIR)/$(VENV)/peers/verifiers/bin/python \
 	PEER_HARBOR=$(CURDIR)/$(VENV)/peers/harbor/bin/python PEER_DATASETS=$(CURDIR)/$(VENV)/peers/datasets/bin/python \
