@@ -277,7 +277,7 @@
     const record = shown.record;
     const back = record && record.type !== "trajectory" && record.type !== "episode" ? (shown.related ?? [])[0] : undefined;
     $("title").textContent = record ? record.instruction || record.id || record.type : "A line that cannot be read";
-    $("place").replaceChildren([record?.type, record?.kind, record?.env, record?.id].filter(Boolean).join(" · "), element("br"),
+    $("place").replaceChildren([record?.type, record?.kind, record?.id?.startsWith(record.env) ? null : record?.env, record?.id].filter(Boolean).join(" · "), element("br"),
       `${state.files[shown.file]}, line ${shown.line} `);
     if (record?.id) $("place").append(element("a", { href: linkTo(record.id, shown.file) }, "Link"));
     const parts = [];

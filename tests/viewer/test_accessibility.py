@@ -72,9 +72,8 @@ def test_the_viewer_has_no_violations(width, dark, viewer_page, page):
         time.sleep(0.2)
         page.js("document.querySelector('#records button').click()")
         settle(page, "document.getElementById('content').children.length > 0")
-        page.js(
-            "document.activeElement.blur(); document.querySelectorAll('article details').forEach((d) => {d.open = true})"
-        )
+        page.js("document.querySelectorAll('article details').forEach((one) => { one.open = true; })")
+        page.js("document.activeElement.blur()")
         for key in keys:
             page.press(key)
             time.sleep(0.3)
