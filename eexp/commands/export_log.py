@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def command(format: str, alternatives: bool, sessions: str | None, stream: Stream) -> None:
     """Write trajectories, episodes and examples in formats of other tools.
 
-    A log holds the observations, thoughts and actions of an agent. Alternatives are left out without --alternatives. A
+    A log holds the observations, thoughts and actions of an agent, and with --alternatives the alternatives of trajectories. A
     log of Inspect is of one model and one environment; call its file NAME.json. Fields that a format has no place for
     stand under the key eexp, so that `eexp import` finds them again.
 
