@@ -38,22 +38,23 @@ def command(
 ) -> None:
     """Turn trajectories that others recorded, or episodes, into records.
 
-    FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), sharegpt (chats of ShareGPT), messages (OpenAI's
-    chat messages, with tool calls), atif (Harbor's trajectories), verifiers (its traces.jsonl), inspect (logs of
-    Inspect, as JSON), episodes (of `eexp eval`) or a format of another package (`eexp plugins`). A FILE has one record a
-    line, or is one JSON array. Episodes have one a line, and a log of Inspect is one object. Instructions on how to
-    answer are left out.
+    FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), sharegpt (chats of ShareGPT), messages
+    (OpenAI's chat messages, with tool calls), atif (Harbor's trajectories), verifiers (its traces.jsonl), inspect (logs
+    of Inspect, as JSON), episodes (of `eexp eval`) or a format of another package (`eexp plugins`). A FILE has one
+    record a line, or is one JSON array. Episodes have one a line, and a log of Inspect is one object. Instructions on
+    how to answer are left out.
 
     expert_sft, iwm_sft and reflection_sft are rows of chat messages for training, in the form of the files that the
     paper's authors published. They become examples of imitation, world model or reflection, with the words they have.
 
-    With --env, the recorded actions are replayed in the environment. Its observations must be the recorded ones. Blanks make
-    no difference, and neither does what the environment itself calls random. What is written is the environment's:
+    With --env, the recorded actions are replayed in the environment. Its observations must be the recorded ones. Blanks
+    make no difference, and neither does what the environment itself calls random. What is written is the environment's:
     observations, admissible actions and outcome. Observations that are missing in the record are filled in. The task is
     found by its id, which the record has as its name, or after a / or _ in it; see --match and --map.
 
-    Episodes name their environment and their task, and are replayed there. They must end as recorded, too. With --success,
-    this is rejection sampling: the episodes in which a model succeeded become the demonstrations of its next round.
+    Episodes name their environment and their task, and are replayed there. They must end as recorded, too. With
+    --success, this is rejection sampling: the episodes in which a model succeeded become the demonstrations of its next
+    round.
 
     \b
     Example:

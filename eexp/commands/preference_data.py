@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 def command(settings: PreferenceSettings, prompt_style: str | None, stream: Stream) -> None:
     """Make preferences: the expert's action before an alternative that did worse.
 
-    Reads trajectories with outcomes, as `eexp rollout` writes them. The rejected action is an alternative that the record shows to be worse (--worse). An alternative that did as well as the
-    expert's action, or that may be as good, is never rejected. Each preference holds the evidence. Its fields prompt,
-    chosen and rejected are those of TRL's DPOTrainer.
+    Reads trajectories with outcomes, as `eexp rollout` writes them. The rejected action is an alternative that the
+    record shows to be worse (--worse). An alternative that did as well as the expert's action, or that may be as good,
+    is never rejected. Each preference holds the evidence. Its fields prompt, chosen and rejected are those of TRL's
+    DPOTrainer.
 
     --judge makes examples instead, in which the agent says which of two actions is better.
 

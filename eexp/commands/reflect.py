@@ -67,9 +67,10 @@ def command(
 ) -> None:
     """Make training examples that reason towards the expert's action.
 
-    Reads trajectories with outcomes, as `eexp rollout` writes them. A reflection is a thought (chain of thought) before the expert's action. It mentions an outcome only as something to expect.
-    It never argues against an alternative that did as well as the expert's action. `reflection_by` in each example says who
-    wrote it. Trajectories that did not succeed are used like the others, and counted.
+    Reads trajectories with outcomes, as `eexp rollout` writes them. A reflection is a thought (chain of thought) before
+    the expert's action. It mentions an outcome only as something to expect. It never argues against an alternative that
+    did as well as the expert's action. `reflection_by` in each example says who wrote it. Trajectories that did not
+    succeed are used like the others, and counted.
 
     \b
     Example:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 def command(env: str | None, settings: RewardSettings, open_pool: Callable[..., Pool], stream: Stream) -> None:
     """Give every turn of an agent's episodes a reward, by the environment's expert.
 
-    These are dense rewards, one a turn, beside the success at the end of the episode. By progress, the expert plays to the end
-    from every state that the agent visited. A turn's reward is by how many actions it shortened the expert's way: 1 for an
-    action as good as the expert's, 0 for one that was refused or changed nothing, -1 for one that led away. By similarity,
-    the action is compared with the expert's in the same state. `eexp policy-data --turn-rewards` adds these rewards to the
-    advantages.
+    These are dense rewards, one a turn, beside the success at the end of the episode. By progress, the expert plays to
+    the end from every state that the agent visited. A turn's reward is by how many actions it shortened the expert's
+    way: 1 for an action as good as the expert's, 0 for one that was refused or changed nothing, -1 for one that led
+    away. By similarity, the action is compared with the expert's in the same state. `eexp policy-data --turn-rewards`
+    adds these rewards to the advantages.
 
     The episode is replayed. If the replay differs from the record, it is a bad record.
 

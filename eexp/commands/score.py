@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 def command(model: ModelOptions, summary: str | None, stream: Stream) -> None:
     """Score examples with a model: the log-probability of every span.
 
-    Writes the examples with `scores`: the natural log-probability and the number of tokens of each span (thought, action,
-    observation, unknown). Texts become tokens as in training, with the stop token. A table on standard error has the
-    held-out losses, by kind of example, span and kind of transition. A loss is the mean negative log-probability per token,
-    as `eexp finetune --validate` reports it.
+    Writes the examples with `scores`: the natural log-probability and the number of tokens of each span (thought,
+    action, observation, unknown). Texts become tokens as in training, with the stop token. A table on standard error
+    has the held-out losses, by kind of example, span and kind of transition. A loss is the mean negative
+    log-probability per token, as `eexp finetune --validate` reports it.
 
-    Consecutive examples of a trajectory are evaluated together, and their shared prefixes once. So score examples before they
-    are shuffled.
+    Consecutive examples of a trajectory are evaluated together, and their shared prefixes once. So score examples
+    before they are shuffled.
 
     \b
     Example:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def command(settings: SelectSettings, stream: Stream) -> None:
     """Write the most useful records first: those that differ, or that are hard.
 
-    Reads trajectories, before they are branched, or examples. By coverage, the next record is always the one farthest from all before it, by the words of its task, observations and
-    actions. So repetitions come last. By influence, the gradient of each example is compared with those of the examples in
-    --like. That takes a forward and a backward pass over all of them. The first 50 records of the output are those that
-    -n 50 selects.
+    Reads trajectories, before they are branched, or examples. By coverage, the next record is always the one farthest
+    from all before it, by the words of its task, observations and actions. So repetitions come last. By influence, the
+    gradient of each example is compared with those of the examples in --like. That takes a forward and a backward pass
+    over all of them. The first 50 records of the output are those that -n 50 selects.
 
     \b
     Example:

@@ -27,8 +27,9 @@ def command(settings: SummariseSettings, model: ModelOptions, prompt_style: str 
     """Add summaries of long observations, written by a model.
 
     Reads trajectories with outcomes, as `eexp rollout` writes them, and adds `summary` where an observation is long:
-    pages of a shop, search results, accessibility trees. world-model-data takes the summary as its target. A text that is empty, cut off, or no shorter than the observation is sampled again, up to three times. If that does not
-    help, --on-error skip sets the observation aside and writes the trajectory without that summary.
+    pages of a shop, search results, accessibility trees. world-model-data takes the summary as its target. A text that
+    is empty, cut off, or no shorter than the observation is sampled again, up to three times. If that does not help,
+    --on-error skip sets the observation aside and writes the trajectory without that summary.
 
     \b
     Example:
