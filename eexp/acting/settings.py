@@ -192,7 +192,8 @@ class RewardSettings(Checked):
     """Settings of `reward`."""
 
     by: str = option("progress", type=Word(["progress", "similarity"])).help(
-        "progress: by how many actions a turn shortened the expert's way to the end, from -1 to 1. similarity: how "
+        "What a turn is rewarded for. progress: by how many actions a turn shortened the expert's way to the end, "
+        "from -1 to 1. similarity: how "
         "similar the action is to the expert's in the same state, from 0 to 1."
     )
 

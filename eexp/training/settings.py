@@ -80,7 +80,8 @@ class Settings(Checked):
         "it. Can be repeated.  [default: as the weights of the examples say]"
     )
     objective: str = option("sft", type=Word([*dict.fromkeys(kind.name for kind in OBJECTIVES)])).help(
-        "sft: the cross-entropy of completions. dpo: direct preference optimisation on preferences; its reference is "
+        "The objective. sft: the cross-entropy of completions. dpo: direct preference optimisation on preferences; "
+        "its reference is "
         "the model at the start."
     )
     beta: float = option(0.1, type=Finite(0, min_open=True)).help(
@@ -98,7 +99,8 @@ class Settings(Checked):
         "Tokens of a forward pass. Fewer tokens take less memory; the result is the same."
     )
     packing: str = option("tree", type=Word(["tree", "none"])).help(
-        "tree: compute the prefixes that examples share once. none: pad examples, which more models support. The "
+        "How examples stand in a forward pass. tree: compute the prefixes that examples share once. none: pad "
+        "examples, which more models support. The "
         "result is the same."
     )
     shuffle: str = option("trajectories", type=Word(["trajectories", "examples"])).help(
@@ -120,7 +122,7 @@ class Settings(Checked):
     )
     rank: int = option(16, type=Whole(1)).help("LoRA's rank, of a new adapter.")
     alpha: int = option(32, type=Whole(1)).help("LoRA's alpha: a new adapter is scaled by alpha / rank.")
-    rslora: bool = option(False).help("rsLoRA: scale a new adapter by alpha / sqrt(rank) instead.")
+    rslora: bool = option(False).help("RsLoRA: scale a new adapter by alpha / sqrt(rank) instead.")
     max_length: int | None = option(None, type=Whole(2), metavar="TOKENS").help(
         "Longest example, in tokens. A longer one is a bad record, and is not cut.  [default: the model's context]"
     )
