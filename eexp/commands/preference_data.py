@@ -61,6 +61,6 @@ def _with_followers_noted(trajectories: Iterator[dict], note: Callable[[str], No
         if others and not is_noted:
             is_noted = True
             note(
-                "followed by another policy than the expert: `later` says what became of it, be the action right or not"
+                "alternatives were followed by another policy than the expert, so --worse later also judges that policy"
             )
         yield trajectory
