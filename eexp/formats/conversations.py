@@ -36,6 +36,20 @@ from eexp.records.types import Step, explain
 SYSTEM, ENVIRONMENT, AGENT = "system", "environment", "agent"  # roles of speakers
 
 
+class Branch(dict):
+    """A record that is a graph, as one of its branches.
+
+    Attributes:
+        whole: The record as it came.
+        number: The number of the branch, from 1.
+        leaf: Where it ends, as the format says it.
+    """
+
+    def __init__(self, whole: dict, number: int, leaf: Any) -> None:
+        super().__init__(whole)
+        self.whole, self.number, self.leaf = whole, number, leaf
+
+
 @dataclass(frozen=True)
 class Format:
     """A format of conversations: its keys, its speakers, and where its actions stand.
@@ -45,8 +59,7 @@ class Format:
         adapt: A function that turns a record of another format into one of this format.
         documents: A function that finds the records in files, where they are not one a line or the items of an array:
             it yields (file, number, JSON text).
-        branches: A function that yields each branch of a record that is a graph, as a record of that branch alone, with
-            its number, from 1, under `branch`.
+        branches: A function that yields each branch of a record that is a graph. `adapt` takes branches, too.
     """
 
     turns: str  # the key of the list of turns
@@ -58,7 +71,7 @@ class Format:
     tools: bool = False  # whether the agent may call tools, as in OpenAI's messages
     adapt: Callable[[dict], dict] | None = None
     documents: Callable[[Sequence[str]], Iterator[tuple[str, int, bytes]]] | None = None
-    branches: Callable[[dict], Iterator[dict]] | None = None
+    branches: Callable[[dict], Iterator[Branch]] | None = None
 
     def adapted(self, record: dict) -> dict:
         """Return a record in this format, adapted if it is in another one.

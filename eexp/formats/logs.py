@@ -25,7 +25,7 @@ from eexp import __version__
 from eexp.errors import InputError
 from eexp.formats import conversations
 from eexp.formats.base import ExportFormat
-from eexp.formats.conversations import Call
+from eexp.formats.conversations import Branch, Call
 from eexp.formats.names import WHOLE
 from eexp.records.jsonl import Element, dumps, lines, loads
 from eexp.records.record import succeeded
@@ -343,12 +343,15 @@ def from_atif(record: dict) -> dict:
 
 
 def from_verifiers(record: dict) -> dict:
-    """Return an episode of verifiers with one trace, or a trace, as a record of chat messages: its last branch."""
+    """Return an episode of verifiers with one trace, or a trace, as a record of chat messages.
+
+    Its last branch is read, unless the record is a `Branch`.
+    """
     trace, at = _trace_of(record)
     nodes = _list(trace, "nodes", at)
-    leaves = _leaves(nodes, at)
+    leaf = record.leaf if isinstance(record, Branch) else _leaves(nodes, at)[-1]
     messages = []
-    for n in _path(nodes, leaves[-1], at):
+    for n in _path(nodes, leaf, at):
         message = nodes[n].get("message")
         if not isinstance(message, dict):
             raise InputError("expected an object", f"{at}.nodes[{n}].message")
@@ -364,14 +367,15 @@ def from_verifiers(record: dict) -> dict:
     )
     own = _own(trace.get("info"))
     rest = {k: v for k, v in trace.items() if k not in ("nodes", "info")}
+    rest |= {"branch": record.number} if isinstance(record, Branch) else {}
     return _adapted(own, name, messages, rest, trace.get("info"))
 
 
-def branches_of(record: dict) -> Iterator[dict]:
-    """Yield each branch of a graph of verifiers in which the agent acts, as a record of that branch alone.
+def branches_of(record: dict) -> Iterator[Branch]:
+    """Yield each branch of a graph of verifiers in which the agent acts.
 
     A branch is the path from a root to a leaf. Branches come in the order of their leaves, as in verifiers, so the last
-    one is what `from_verifiers` reads of the whole graph. A branch has its number, from 1, under `branch`.
+    one is what `from_verifiers` reads of the whole graph.
 
     Raises:
         InputError: The record holds no such graph.
@@ -380,23 +384,10 @@ def branches_of(record: dict) -> Iterator[dict]:
     nodes = _list(trace, "nodes", at)
     number = 0
     for leaf in _leaves(nodes, at):
-        path = _path(nodes, leaf, at)
-        if not any(_object_or_empty(nodes[n].get("message")).get("role") == "assistant" for n in path):
-            continue
-        number += 1
-        own_nodes = [{**nodes[n], "parent": i - 1 if i else None} for i, n in enumerate(path)]
-        branch = {**trace, "nodes": own_nodes, "branch": number}
-        yield {**record, "traces": [branch]} if "traces" in record else branch
-
-
-def branch_number(record: dict) -> int | None:
-    """Return the number of a branch that `branches_of` has yielded; None for other records.
-
-    The first of a graph has 1, and the others are numbered without a gap.
-    """
-    traces = record.get("traces")
-    trace = traces[0] if traces else record
-    return trace.get("branch") if isinstance(trace, dict) else None
+        messages = (_object_or_empty(nodes[n].get("message")) for n in _path(nodes, leaf, at))
+        if any(message.get("role") == "assistant" for message in messages):
+            number += 1
+            yield Branch(record, number, leaf)
 
 
 def _trace_of(record: dict) -> tuple[dict, str]:
