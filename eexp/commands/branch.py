@@ -76,7 +76,7 @@ def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> 
         if settings.source == "admissible" and io.counts["state[s]"] and not any_listed:
             io.note("no state lists admissible actions: nothing was added; give -m MODEL in place of --from admissible")
         if settings.source == "policy" and io.counts["state[s]"] and not io.counts["alternative[s] from the policy"]:
-            io.note("no alternative is from the policy: give -m MODEL that knows this environment, or --from admissible")
+            io.note("no alternative is from the policy: give a MODEL that knows this environment, or --from admissible")
         if io.counts[NO_LOGPROBS]:
             io.note("--min-p has no effect where the model gives no log-probabilities")
         if opened:
