@@ -80,12 +80,15 @@ wheel-test: ## build the wheel, install it in empty environments, full and light
 
 # Each has an environment of its own, for they want other versions of what eexp uses. Harbor wants Python 3.12; its
 # formats need nothing but pydantic.
-peers: install ## check exported logs with the packages that read them: Inspect, verifiers, Harbor (PYTHON312=python3.12)
+peers: install ## check exported logs with the packages that read them: Inspect, verifiers, Harbor, datasets (PYTHON312=python3.12)
 	$(PYTHON) -m venv $(VENV)/peers/inspect && $(VENV)/peers/inspect/bin/pip install -q inspect-ai
 	$(PYTHON) -m venv $(VENV)/peers/verifiers && $(VENV)/peers/verifiers/bin/pip install -q 'verifiers>=0.4'
 	$(PYTHON312) -m venv $(VENV)/peers/harbor && $(VENV)/peers/harbor/bin/pip install -q pydantic && $(VENV)/peers/harbor/bin/pip install -q --no-deps harbor
+	if command -v npm >/dev/null; then npm install --silent --prefix $(VENV)/peers/axe axe-core; fi
+	$(PYTHON) -m venv $(VENV)/peers/datasets && $(VENV)/peers/datasets/bin/pip install -q 'datasets>=5' teich
 	PEER_INSPECT_AI=$(CURDIR)/$(VENV)/peers/inspect/bin/python PEER_VERIFIERS=$(CURDIR)/$(VENV)/peers/verifiers/bin/python \
-	PEER_HARBOR=$(CURDIR)/$(VENV)/peers/harbor/bin/python $(BIN)/python -m pytest tests/formats/test_logs.py
+	PEER_HARBOR=$(CURDIR)/$(VENV)/peers/harbor/bin/python PEER_DATASETS=$(CURDIR)/$(VENV)/peers/datasets/bin/python \
+	$(BIN)/python -m pytest tests/formats
 
 # Two idle cores do a million lines within an hour. What fails is saved in build/fuzz, minimised, with the command that
 # runs it again.

@@ -59,6 +59,7 @@ GROUPS = {
         "view": "Look at records in a browser: states, alternatives, outcomes, examples.",
         "show": "Show records, or a training run, to a person.",
         "stats": "Count what is in files of records: lengths, valid share, duplicates, leaks.",
+        "card": "Write a data card for Hugging Face's hub.",
         "export-log": "Write trajectories, episodes and examples in formats of other tools.",
         "env": "List, show, check and play environments.",
         "models": "List what MODEL may be, with an example of each kind.",

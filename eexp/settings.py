@@ -242,7 +242,8 @@ SEED = shared(0, "--seed", type=int, envvar="EEXP_SEED", metavar="N").help("Seed
 
 #: The number of admissible actions to keep; None for all.
 ADMISSIBLE = shared(50, "--admissible", type=number_or_word(0, {"all": None, "none": 0}), metavar="N|all|none").help(
-    "Number of admissible actions to keep a step; drawn at random, with the expert's own among them."
+    "Number of admissible actions to record at each step. They are drawn at random; the expert's own is always among "
+    "them."
 )
 
 MAX_STEPS = shared(None, "--max-steps", type=Whole(1)).help(
@@ -255,15 +256,15 @@ COMMON = shared(False, "--common").help("Compare on the tasks that all files hav
 
 #: A file of past episodes.
 RECALL = shared(None, "--recall", type=FILE).help(
-    "Show past episodes of this file (of `eexp eval`, or trajectories) before the state, as they are: those "
-    "whose tasks begin most like the current one, and never one of the same task."
+    "Retrieval: show past episodes before the state. The file holds episodes of `eexp eval`, or trajectories. Those "
+    "with the most similar task and first observation are shown (BM25), never one of the same task."
 )
 
 RECALL_COUNT = shared(1, "--recall-count", type=Whole(1)).help("With --recall: how many to show.")
 
 #: With `first`, the alternatives that a stage uses (`records.record.alternatives_of`).
 POOL = shared(None, "--pool", metavar="NAME").help(
-    "Use only the alternatives that `eexp branch` drew for this pool.  [default: all, every action once]"
+    "Use only the alternatives of this pool (`eexp branch --pool`).  [default: all, every action once]"
 )
 
 #: It has no environment variable and no prompt: it has to be typed.
@@ -272,8 +273,8 @@ TRUST_REMOTE_CODE = shared(False, "--trust-remote-code").help(
 )
 
 THINK = shared("auto", "--think", type=Word(["auto", "always", "never"])).help(
-    "Whether the model is to write a thought before each action. auto: as it was trained; not at all where it "
-    "does not say; where the style's prompt is the same for both, the model decides."
+    "Whether the model writes a thought (chain of thought) before each action. auto: as it was trained, else never. "
+    "Where the prompt is the same for both, the model decides."
 )
 
 

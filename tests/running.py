@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 from unittest import mock
@@ -264,3 +265,13 @@ def write(path: Path, records: Iterable[dict]) -> Path:
 def lines(records: Iterable[dict] | Sequence[dict]) -> bytes:
     """Return records as bytes, one a line."""
     return b"".join(json.dumps(r, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for r in records)
+
+
+def python_of(package: str) -> str:
+    """Return the Python that has a package: this one, or that in PEER_PACKAGE; skip the test if there is none."""
+    import pytest
+
+    python = os.environ.get(f"PEER_{package.upper()}") or (sys.executable if find_spec(package) else None)
+    if not python:
+        pytest.skip(f"no {package} here; `make peers` installs it in a place of its own")
+    return python

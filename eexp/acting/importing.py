@@ -18,12 +18,13 @@ import orjson
 from eexp.acting.settings import ImportSettings
 from eexp.envs.naming import Tasks
 from eexp.envs.replay import replay
-from eexp.errors import InputError
+from eexp.errors import InputError, UsageError
 from eexp.formats import logs, sft
-from eexp.formats.conversations import Conversation, Format, read_conversation, task_name_of
+from eexp.formats.conversations import Branch, Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
-from eexp.formats.names import ARGUMENT, WHOLE
+from eexp.formats.names import ALL, ARGUMENT, WHOLE
 from eexp.records.callbacks import Count, OnError, Skip, add_counts, no_count, skip_none, stop_at_error
+from eexp.records.record import seed_of
 from eexp.records.types import check_tools
 from eexp.workers.jobs import Runner, job_of, results
 
@@ -55,16 +56,13 @@ def import_(
         count: Called with the numbers of actions that a prompt style would not read back.
         on_error: Called with a record that cannot be read.
     """
-    settings, ids = settings or ImportSettings(), RecordIds()
+    settings, ids, repeats = settings or ImportSettings(), RecordIds(), RepeatedSteps()
     selector = selector or Selector(Selection())
+    if settings.branches == ALL:
+        records = _branches(records, format, lambda branch: _as_recorded(branch, format, settings), on_error)
     for number, foreign in enumerate(records, 1):
         try:
-            record = format.adapted(foreign)
-            conversation = read_conversation(record, format, settings.action, settings.drop_closing)
-            end = logs.recorded_end(record)
-            for step, place in zip(conversation.steps, conversation.places):
-                if step["observation"] is None:
-                    raise InputError("no observation before this action; a replay would find it (--env)", place)
+            record, conversation, end = _as_recorded(foreign, format, settings)
         except InputError as e:
             on_error(foreign, e)
             continue
@@ -81,6 +79,8 @@ def import_(
             "outcome": None if conversation.last is None else {"observation": conversation.last, **end},
             "source": source_fields(record, format, tools),
         }
+        if isinstance(foreign, Branch):
+            repeats.mark(trajectory, foreign.number)
         if not skip(trajectory["id"]) and selector.takes(trajectory, trajectory["outcome"]):
             count_unreadable(trajectory["steps"], settings.action or format.action, count)
             yield trajectory
@@ -108,14 +108,19 @@ def import_replayed(
         note: Called with remarks on single trajectories.
         on_error: Called with a record that cannot be read, has no task, or does not replay as it was recorded.
     """
-    settings = settings or ImportSettings()
+    settings, repeats = settings or ImportSettings(), RepeatedSteps()
     selector = selector or Selector(Selection())
+    if settings.branches == ALL:
+        records = _branches(records, format, lambda branch: _to_replay(branch, format, tasks, settings), on_error)
     jobs = _conversation_jobs(records, format, tasks, settings, skip, on_error)
 
     def on_difference(record: dict, error: InputError) -> None:
-        on_error(record, _with_hint_at_arguments(record, error, format, settings))
+        whole = record.whole if isinstance(record, Branch) else record
+        on_error(whole, _with_hint_at_arguments(record, error, format, settings))
 
     for record, trajectory in _replayed(jobs, pool, selector, count, note, on_difference):
+        if isinstance(record, Branch):
+            repeats.mark(trajectory, record.number)
         count_unreadable(trajectory["steps"], settings.action or format.action, count)
         yield {**trajectory, "source": source_fields(format.adapted(record), format)}
 
@@ -226,11 +231,87 @@ class RecordIds:
         return name if self._counts[name] == 1 else f"{name}#{self._counts[name]}"
 
 
+class RepeatedSteps:
+    """Marks the steps that a branch of a graph shares with an earlier branch of it, so that each is imitated once."""
+
+    def __init__(self) -> None:
+        self._beginnings: set[int] = set()  # hashes of the beginnings of the branches of one graph
+
+    def mark(self, trajectory: dict, number: int) -> None:
+        """Set `repeated` in the steps of a trajectory that have the same history and action as one before.
+
+        Args:
+            number: The number of the branch that the trajectory was made of.
+        """
+        if number == 1:
+            self._beginnings.clear()
+        beginning = 0
+        for step in trajectory["steps"]:
+            beginning = seed_of(beginning, step["observation"], step["thought"], step["action"])
+            if beginning in self._beginnings:
+                step["repeated"] = True
+            self._beginnings.add(beginning)
+
+
 def identified(episodes: Iterator[dict]) -> Iterator[tuple[dict, str]]:
     """Yield (episode, id of its trajectory): its own id, with a number where several have the same."""
     ids = RecordIds()
     for episode in episodes:
         yield episode, ids.of(episode["id"])
+
+
+def _branches(
+    records: Iterator[dict], format: Format, read: Callable[[Branch], Any], on_error: OnError
+) -> Iterator[Branch]:
+    """Yield every branch of the records' graphs; call `on_error` with a record of which a branch cannot be read.
+
+    Args:
+        read: Reads a branch; raises InputError.
+
+    Raises:
+        UsageError: The records are no graphs.
+    """
+    if format.branches is None:
+        raise UsageError("--branches all is for graphs of messages, as verifiers has them")
+    for record in records:
+        try:
+            branches = list(format.branches(record))
+            for branch in branches:
+                read(branch)
+        except InputError as e:
+            on_error(record, e)
+            continue
+        yield from branches
+
+
+def _as_recorded(foreign: dict, format: Format, settings: ImportSettings) -> tuple[dict, Conversation, dict]:
+    """Return a record as chat messages, its conversation, and its end, where eexp has exported it.
+
+    Raises:
+        InputError: It cannot be read, or an action has no observation before it.
+    """
+    record = format.adapted(foreign)
+    conversation = read_conversation(record, format, settings.action, settings.drop_closing)
+    end = logs.recorded_end(record)
+    for step, place in zip(conversation.steps, conversation.places):
+        if step["observation"] is None:
+            raise InputError("no observation before this action; a replay would find it (--env)", place)
+    return record, conversation, end
+
+
+def _to_replay(foreign: dict, format: Format, tasks: Tasks, settings: ImportSettings) -> tuple[Conversation, dict]:
+    """Return the conversation of a record and its task.
+
+    Raises:
+        InputError: It cannot be read, or has no task.
+    """
+    record = format.adapted(foreign)
+    conversation = read_conversation(record, format, settings.action, settings.drop_closing)
+    name = task_name_of(record, format, settings.task_key)
+    try:
+        return conversation, tasks.find(name, conversation.recorded_forms[0])
+    except InputError as e:
+        raise e if name is not None else e.at(f"$.{settings.task_key or format.task_keys[-1]}") from None
 
 
 def source_fields(record: dict, format: Format, taken_over: Collection[str] = ()) -> dict:
@@ -299,13 +380,7 @@ def _conversation_jobs(
     ids, work = RecordIds(), _work(settings)
     for foreign in records:
         try:
-            record = format.adapted(foreign)
-            conversation = read_conversation(record, format, settings.action, settings.drop_closing)
-            name = task_name_of(record, format, settings.task_key)
-            try:
-                task = tasks.find(name, conversation.recorded_forms[0])
-            except InputError as e:
-                raise e if name is not None else e.at(f"$.{settings.task_key or format.task_keys[-1]}")
+            conversation, task = _to_replay(foreign, format, tasks, settings)
         except InputError as e:
             on_error(foreign, e)
             continue

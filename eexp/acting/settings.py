@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eexp.acting.audit import FIRST, FIRST_SHARE
 from eexp.envs.base import FORK_AUTO, FORK_WAYS
 from eexp.errors import InputError, UsageError
-from eexp.formats.names import ARGUMENT, EPISODES, MARKED, ROWS, WHOLE, WITHOUT_TOOLS
+from eexp.formats.names import ALL, ARGUMENT, EPISODES, LAST, MARKED, ROWS, WHOLE, WITHOUT_TOOLS
 from eexp.records.record import canonical
 from eexp.settings import (
     ADMISSIBLE,
@@ -81,20 +81,20 @@ class BranchSettings(Checked):
     k: int = option(4, "-k", type=Whole(1)).help("Number of alternatives to add to every state.")
     #: Shared among all states by `allocation.allocate`; None adds `k` to every state.
     add: int | None = option(None, type=Whole(1)).help(
-        "Keep the alternatives that are there, and add N in all, where one more is most likely to lead to "
-        "something new; -k is then the most for one state."
+        "Keep the alternatives that are there, and add N in all: to the states where one more is most likely to have "
+        "a new outcome. -k is then the most that one state gets."
     )
     source: str = option("policy", "--from", type=Word(SOURCES)).help(
-        "Where alternatives come from: what the policy writes; the admissible actions; half from each; or the "
-        "admissible actions drawn by the policy's probability of each."
+        "Source of alternatives. policy: sampled from the policy. admissible: drawn uniformly from the admissible "
+        "actions. mixed: half from each. scored: admissible actions, drawn by the policy's probabilities."
     )
     temperature: float = temperature(1.0).field()
     replacement: bool = option(False).help(
-        "Draw every text on its own and drop actions drawn before, rather than drawing without replacement."
+        "Sample with replacement: draw every text independently, and drop actions that were drawn before."
     )
     top_p: float | None = option(None, type=Number(0, 1, min_open=True), metavar="P").help(
-        "At every token, draw from the most probable ones only, as few as have this share of the "
-        "probability.  [default: from all]"
+        "Nucleus sampling: draw every token from the fewest most probable ones whose probabilities add up to P.  "
+        "[default: from all]"
     )
     #: The floor: alternatives that are less than this times as probable as the most probable one are dropped. Where
     #: texts are drawn without replacement, that is the most probable alternative there is, and `rounds` is not used up
@@ -105,13 +105,13 @@ class BranchSettings(Checked):
         f"state; 0 drops none.  [default: {MIN_P:g} where texts are drawn without replacement, else 0]"
     )
     rounds: int = option(10, type=Whole(1)).help(
-        "Look at no more than N times k texts of the policy; then fill up from the admissible actions."
+        "Sample at most N times k texts in a state. Then fill up with admissible actions."
     )
     only_admissible: bool = option(True).help(
-        "Drop the policy's draws that are not admissible, where the whole list is known."
+        "Drop samples of the policy that are not admissible. Only where the list of admissible actions is complete."
     )
     ban: tuple[str, ...] = option((), type=Parsed(_prefix), multiple=True, metavar="PREFIX").help(
-        "Actions that begin with these words are no alternatives: neither drawn nor filled up with. May be repeated."
+        "Leave out actions that begin with these words. May be repeated."
     )
     pool: str | None = option(None, type=Parsed(_pool_name), metavar="NAME").help(
         "Add the alternatives under this name and keep those of other pools.  [default: replace all]"
@@ -146,12 +146,12 @@ class RolloutSettings(Checked):
     """Settings of `rollout`."""
 
     fork: str = option(FORK_AUTO, type=Word([FORK_AUTO, *FORK_WAYS])).help(
-        "How to leave the expert's path and come back: by the environment's own copy of its state, a fork of "
-        "its process, or walking there again."
+        "How to return to a state. state: the environment copies its state. process: its process is forked. replay: "
+        "the actions before it are taken again. auto: the first of these that works."
     )
     again: bool = option(False).help("Execute alternatives that have an outcome, too.")
     audit: float = option(0.02, type=Number(0, 1), metavar="SHARE").help(
-        "Share of the alternatives to execute a second time, by a replay from the task's beginning; another "
+        "Share of the alternatives to execute a second time, by a replay from the task's beginning. Another "
         f"outcome ends the run (exit code 1). The share of the first {FIRST} is at least {FIRST_SHARE:g}, with one in "
         "every trajectory. 0 audits none."
     )
@@ -164,7 +164,7 @@ class FollowSettings(Checked):
     steps: int = option(10, type=Whole(1)).help("Longest continuation, in actions after the alternative.")
     pool: str | None = POOL.field()
     first: int | None = first(1).field()
-    again: bool = option(False).help("Follow alternatives that were followed before, too.")
+    again: bool = option(False).help("Follow alternatives again that have `then` already.")
     temperature: float = temperature(0.0).field()
     seed: int = SEED.field()
 
@@ -192,8 +192,9 @@ class RewardSettings(Checked):
     """Settings of `reward`."""
 
     by: str = option("progress", type=Word(["progress", "similarity"])).help(
-        "Reward by how many actions, at most one, the expert got nearer to the end (progress), or by how much the "
-        "action is like the expert's in the same state, from 0 to 1 (similarity)."
+        "What a turn is rewarded for. progress: by how many actions a turn shortened the expert's way to the end, "
+        "from -1 to 1. similarity: how "
+        "similar the action is to the expert's in the same state, from 0 to 1."
     )
 
     def lineage(self) -> dict[str, Any]:
@@ -213,23 +214,26 @@ class ImportSettings(Checked):
         "Leave out records that ended with a lower score, or with none."
     )
     drop_invalid: bool = option(False).help(
-        "Leave out actions that the environment refused, where a second replay without them shows that they "
-        "changed nothing."
+        "Leave out refused actions. A second replay, without them, checks that they changed nothing."
     )
-    distinct: bool = option(False).help("Of trajectories of one task with the same actions, keep the first.")
+    distinct: bool = option(False).help("Keep only the first of several trajectories of a task with the same actions.")
     action: str | None = option(None, type=Word([MARKED, WHOLE, ARGUMENT])).help(
-        'Where the action is: after "Action:", with a thought before it; the whole text of the agent, or the '
-        "call of a tool in Python's notation; or the only argument of that call.  "
+        'Where the action is in an agent\'s turn. marked: after "Action:", with a thought before it. whole: the whole '
+        "text, or the tool call in Python's notation. argument: the only argument of the tool call.  "
         "[default: whole for messages, else marked]"
     )
     drop_closing: bool = option(False).help(
-        'Leave out the agent\'s last message where it calls no tool and others do, such as "Done.".'
+        'Leave out a closing remark: a last message without a tool call, such as "Done.", in a chat of tool calls.'
+    )
+    branches: str = option(LAST, type=Word([LAST, ALL])).help(
+        "Which branches of a graph of messages become trajectories (verifiers). With all of them, steps that a branch "
+        "shares with an earlier one are marked as repeated, and imitated once."
     )
     task_key: str | None = option(None, metavar="KEY").help(
         "The key of a record that names its task.  [default: item_id, or game_file, or id]"
     )
     name: str | None = option(None, metavar="NAME").help(
-        "The environment's name in records that are not replayed.  "
+        "The environment's name (`env`) in records that are not replayed.  "
         "[default: the format's; for episodes, the one they name]"
     )
     split: str | None = option(None, metavar="NAME").help("Look for the task in this split.  [default: in all of them]")
@@ -241,7 +245,8 @@ class ImportSettings(Checked):
         "A JSON object from the names of tasks in the records to those of the environment."
     )
     trust: str = option("record", type=Word(["record", "environment"])).help(
-        "Where they differ, refuse the record, or count it and go by the environment."
+        "Which to believe where record and environment differ. record: refuse the record. environment: count the "
+        "difference and write what the environment answers."
     )
     admissible: int | None = ADMISSIBLE.field()
     seed: int = SEED.field()
@@ -258,6 +263,7 @@ class ImportSettings(Checked):
         about_tasks = {"--split": self.split, "--match": self.match, "--map": self.mapping}
         about_records = {
             "--action": self.action,
+            "--branches": self.branches == ALL,
             "--drop-closing": self.drop_closing,
             "--task-key": self.task_key,
         }
@@ -265,6 +271,7 @@ class ImportSettings(Checked):
             about_trajectories = {
                 **about_tasks,
                 "--action": self.action,
+                "--branches": self.branches == ALL,
                 "--drop-closing": self.drop_closing,
                 "--success": self.success,
                 "--min-score": self.min_score is not None,
@@ -296,7 +303,7 @@ class ImportSettings(Checked):
     def lineage(self, replayed: bool) -> dict[str, Any]:
         """Return the settings that decide the output, by the names of their options."""
         entries = recorded(self, "action", "task_key")
-        entries |= {"drop-closing": self.drop_closing or None}
+        entries |= {"drop-closing": self.drop_closing or None, "branches": ALL if self.branches == ALL else None}
         if replayed:
             entries |= recorded(self, "split", "match", "mapping", "trust")
             entries |= {"admissible": "all" if self.admissible is None else self.admissible, "seed": self.seed}
@@ -358,11 +365,11 @@ class EvalSettings(Checked):
 
     temperature: float = temperature(0.0).field()
     max_steps: int | None = MAX_STEPS.field()
-    only_admissible: bool = option(False).help("Let the policy write nothing but an admissible action.")
+    only_admissible: bool = option(False).help("Constrained decoding: the policy can write only admissible actions.")
     look_ahead: int | None = option(None, type=Whole(2), metavar="K").help(
-        "Try each action in a fork of the environment first, or ask --look-ahead-with. Where it is refused, "
-        "changes nothing or ends the episode without success, draw another one at temperature 1, up to K in all, and "
-        "take the first one that does better."
+        "Look-ahead: try each action in a fork of the environment first, or ask a world model (--look-ahead-with). "
+        "If it is refused, changes nothing or ends the episode without success, sample another one at temperature 1, "
+        "up to K in all. The first one that does better is taken."
     )
     recall: str | None = RECALL.field()
     recall_count: int = RECALL_COUNT.field()

@@ -28,26 +28,24 @@ def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> 
     """Add K alternative actions to every expert state.
 
     Alternatives differ from each other and from the expert's action; case, blanks and outer punctuation make no
-    difference. The policy's texts are drawn without replacement, so that a policy that is sure of the expert's action
-    still gives others, each as likely to be drawn as its probability says. Texts that are far less probable than the
-    most probable alternative are not drawn (--min-p). Where the policy does not give enough, admissible actions fill
-    up. Servers reached by HTTP cannot draw without replacement: there, repeated draws are dropped, and --min-p compares
-    with the most probable text that was drawn. The summary counts all of it.
+    difference. The policy's texts are sampled without replacement. So a policy that is sure of the expert's action
+    still gives others, in proportion to their probabilities. Texts that are far less probable than the most probable
+    alternative are left out (--min-p). Where the policy does not give enough, admissible actions fill up. Servers over
+    HTTP cannot sample without replacement. There, repeated samples are dropped, and --min-p compares with the most
+    probable sample. The summary counts all of this.
 
-    Without --pool, the alternatives that a record has are replaced. With it, a record may hold several sets, such as
-    one from the admissible actions for world modelling and one from the policy for reflection; `eexp rollout` executes
-    those that have no outcome yet.
+    Without --pool, new alternatives replace those that a record has. With --pool, a record may hold several sets, such
+    as one from the admissible actions for world modelling and one from the policy for reflection. `eexp rollout`
+    executes those that have no outcome yet.
 
-    With --add, alternatives go where they are worth most, by what `eexp rollout` has found so far: to states whose
-    alternatives led to something that no other led to, and last to those where all were refused or led where the
-    expert's action leads. Alternate the two stages; each round knows more. All input is read first, and --resume needs
-    the same input.
+    With --add, alternatives go to the states where one more is most likely to have a new outcome. That is estimated
+    from the outcomes that `eexp rollout` has found so far. Run the two stages in turns: each round knows more. All
+    input is read first, and --resume needs the same input.
 
-    The states of a trajectory are evaluated together, what their prompts share once. A trajectory's draws are decided
-    by its record, the model, the options and --seed: the same bytes, whatever else is in the input. Within it, a
-    state's draws are decided by the state, but for rounding: which tokens share a batch moves log-probabilities by
-    about 1e-3 (1e-5 with --cache-type f32 and unquantised weights), and might thereby change a draw. Of 4,096 texts
-    drawn from the tiny model, alone and among 63 other states, none changed.
+    The samples of a trajectory depend on its record, the model, the options and --seed. They do not depend on the rest
+    of the input. The states of a trajectory are evaluated in batches, which moves log-probabilities by about 1e-3 (by
+    1e-5 with --cache-type f32 and unquantised weights). Such rounding could change a sample. Of 4,096 texts of the tiny
+    model, sampled alone and among 63 other states, none changed.
 
     \b
     Example:
@@ -78,9 +76,7 @@ def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> 
         if settings.source == "admissible" and io.counts["state[s]"] and not any_listed:
             io.note("no state lists admissible actions: nothing was added; give -m MODEL in place of --from admissible")
         if settings.source == "policy" and io.counts["state[s]"] and not io.counts["alternative[s] from the policy"]:
-            io.note(
-                "no alternative is from the policy: give -m MODEL that knows this environment, or --from admissible"
-            )
+            io.note("no alternative is from the policy: give a MODEL that knows this environment, or --from admissible")
         if io.counts[NO_LOGPROBS]:
             io.note("--min-p has no effect where the model gives no log-probabilities")
         if opened:

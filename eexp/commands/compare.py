@@ -23,11 +23,12 @@ def command(
     """Compare methods by their episodes: success, differences, how sure.
 
     Every FILE holds the episodes of one training run. Files with the same NAME are runs of one method, and
-    NAME='runs/*/il.jsonl' names several; without NAME a file is a method of its own. All must be of the same tasks.
+    NAME='runs/*/il.jsonl' names several. Without NAME, a file is a method of its own. All files must be of the same
+    tasks.
 
-    Rates and differences are means over runs, never the best one. Intervals and p hold over tasks and training runs;
-    with one run a method they hold for those models alone. Holm corrects p for the number of methods. See
-    docs/evidence.md.
+    Rates and differences are means over training runs, never the best run. Confidence intervals and p values cover the
+    choice of tasks and of training runs. With one run of each method, they hold for these models alone. p is corrected
+    for the number of methods (Holm). See docs/evidence.md.
 
     \b
     Example:

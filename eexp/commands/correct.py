@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 def command(env: str | None, settings: CorrectSettings, open_pool: Callable[..., Pool], stream: Stream) -> None:
     """Find where an agent went wrong, and let the expert go on from there.
 
-    Reads episodes, as `eexp eval` writes them; play tasks of the training split for it. The expert plays to the end
-    from one state after the other, up to the last one that is corrected. A turn after which it needs as many actions as
-    before, or more, failed: it was refused, had no effect, led away, or ended the episode. The first such turn of each
-    episode, or the first N, is corrected.
+    This is DAgger: expert labels for states that the agent itself visits. Reads episodes, as `eexp eval` writes them;
+    play tasks of the training split. The expert plays to the end from one state of the episode after the other. A turn
+    fails if the expert needs as many actions after it as before, or more: the action was refused, had no effect, led
+    away, or ended the episode. The first turn that fails is corrected, or the first N (--turns).
 
     A correction is a trajectory: the agent's turns up to the one that failed, and then the expert's to the end. The
-    action that failed is an alternative there, with its outcome and with what the expert does after it. So
-    `eexp imitation-data` makes examples in states that the agent itself gets into, `eexp reflect` writes what is wrong
-    with its action and what to do instead, and `eexp preference-data --worse later` prefers the one to the other.
-    Turns that failed before the corrected one are history, and never imitated.
+    action that failed is an alternative there, with its outcome and with what the expert does after it. `eexp
+    imitation-data` makes examples of it. `eexp reflect` writes what is wrong with the agent's action and what to do
+    instead. `eexp preference-data --worse later` prefers the expert's action. Earlier turns that failed are part of the
+    history and are never imitated.
 
-    What the episode recorded is compared with the replay; an episode that goes differently is a bad record.
+    The episode is replayed. If the replay differs from the record, it is a bad record.
 
     \b
     Example:

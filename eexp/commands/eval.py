@@ -108,15 +108,15 @@ def command(
 ) -> None:
     """Play tasks with a model and record the episodes.
 
-    The tasks are a fixed panel: those of the split in the order of a hash of their ids, so -n 100 is a part of -n 200.
-    With --panel they are those of a file, and every episode carries the panel's hash. -n 50 and --skip 50 -n 50, on two
-    machines, play what -n 100 plays.
-    Prompt, thoughts and the longest answer are those that the model was trained with, unless options say otherwise. A
-    text that is cut off before its action is an invalid action. `eexp env list` shows what ENV may be.
+    The tasks are a fixed panel: those of the split, ordered by a hash of their ids. So the tasks of -n 100 are among
+    those of -n 200, and two machines with -n 50 and --skip 50 -n 50 play what -n 100 plays. With --panel the tasks are
+    those of a file, and every episode holds the panel's hash. By default, prompt style, thoughts and the longest answer
+    are those that the model was trained with. A text that is cut off before its action counts as an invalid action.
+    `eexp env list` shows what ENV may be.
 
-    Many episodes are played at once; their number changes nothing in the output, unless rounding decides between two
-    tokens. Environments other than {LIGHT} live in processes of their own, one an episode. One that crashes, hangs or
-    grows costs a retry; a task that fails three times is a bad record.
+    Many episodes are played at once. Their number does not change the output, unless rounding decides between two
+    tokens. Environments other than {LIGHT} live in processes of their own, one an episode. If one crashes, hangs or
+    takes too much memory, its episode is tried again. A task that fails three times is a bad record.
 
     \b
     Example:

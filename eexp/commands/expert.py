@@ -54,11 +54,11 @@ def command(
 
     `eexp env list` shows what ENV may be. Trajectories that do not succeed are left out and counted.
 
-    With --noise the expert makes mistakes: at each step, with probability P, another admissible action is executed and
-    recorded instead of its own, and the expert goes on from where that led. Such a step has "noise": true, which only
-    marks it; later stages treat it like any other. What is drawn is decided by --seed, the task and the number of the
-    step. A trajectory ends where the expert has no action after such a step. It is left out like any other that did not
-    succeed, so the trajectories that are kept have somewhat fewer corrupted actions than P; --all keeps everything.
+    With --noise the expert makes mistakes. At each step, with probability P, another admissible action is executed and
+    recorded instead of the expert's, and the expert goes on from there. Such a step has "noise": true. Later stages
+    treat it like any other step. The draws depend on --seed, the task and the number of the step. If the expert has no
+    action after such a step, the trajectory ends and does not succeed. So the trajectories that are kept have somewhat
+    fewer noisy actions than P; --all keeps everything.
 
     \b
     Example:

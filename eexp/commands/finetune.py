@@ -60,9 +60,10 @@ def command(
 ) -> None:
     """Train a LoRA adapter, or all weights, on examples.
 
-    The loss falls on completions alone. Loss and gradient are those of one example at a time; tokens that examples
-    share are computed once. Weights, model card, settings (eexp.json) and loss curve (metrics.jsonl) are saved in DIR.
-    With --init, an adapter trained on world-model examples continues with imitation.
+    Supervised fine-tuning: the loss is the cross-entropy of completions alone. A prefix that several examples share is
+    computed once, and loss and gradient are those of one example at a time. DIR gets the weights, a model card, the
+    settings (eexp.json) and the loss curve (metrics.jsonl). With --init, an adapter that was trained on world-model
+    examples continues with imitation.
 
     Several processes train together under torchrun or accelerate launch, to the same result.
 

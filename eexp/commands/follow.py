@@ -36,14 +36,15 @@ def command(
     """Let a policy go on after every alternative, and record where that leads.
 
     Reads trajectories with outcomes, as `eexp rollout` writes them. Each executed alternative gets `then`: the next
-    actions of the policy, up to --steps of them, each with its outcome. So it is known whether an alternative leads
-    back to the task or into a dead end, which its own outcome rarely tells. `eexp preference-data` makes preferences
-    of that (--worse later): follow with the expert for it, because what a weak policy makes of an alternative says
-    more about the policy than about the alternative.
+    actions of the policy, up to --steps of them, each with its outcome. They tell whether an alternative leads back to
+    the task or into a dead end. Its own outcome rarely does.
 
-    The environment walks the recorded actions from the task's beginning, in one episode for each alternative, and what
-    it observes after the alternative must be what was recorded. Otherwise the alternative is refused, and kept with the
-    evidence in the --rejects file (exit code 4).
+    `eexp preference-data --worse later` makes preferences of it. Follow with the expert for that: how a weak policy
+    goes on says more about the policy than about the alternative.
+
+    Each alternative takes an episode of its own: the recorded actions are replayed from the task's beginning. The
+    observation after the alternative must be the recorded one. Otherwise the alternative is refused, and the --rejects
+    file keeps it with the evidence (exit code 4).
 
     \b
     Example:

@@ -39,21 +39,22 @@ def command(
     """Turn trajectories that others recorded, or episodes, into records.
 
     FORMAT is agenttraj (AgentGym's AgentTraj-L), eto (ETO's expert data), sharegpt (chats of ShareGPT), messages
-    (OpenAI's chat messages, with calls of tools), atif (Harbor's trajectories), verifiers (its traces.jsonl), inspect
-    (logs of Inspect, as JSON), episodes (of `eexp eval`) or a format of another package (`eexp plugins`). A FILE has
-    one record a line or, but for episodes, is a JSON array; a log of Inspect is one object. Text that only says how to
-    answer is left out.
+    (OpenAI's chat messages, with tool calls), atif (Harbor's trajectories), verifiers (its traces.jsonl), inspect (logs
+    of Inspect, as JSON), episodes (of `eexp eval`) or a format of another package (`eexp plugins`). A FILE has one
+    record a line, or is one JSON array. Episodes have one a line, and a log of Inspect is one object. Instructions on
+    how to answer are left out.
 
     expert_sft, iwm_sft and reflection_sft are rows of chat messages for training, in the form of the files that the
     paper's authors published. They become examples of imitation, world model or reflection, with the words they have.
 
-    With --env, the recorded actions are taken in the environment. Its observations must be the recorded ones, up to
-    blanks and to what the environment itself calls random; then its observations, admissible actions and outcome are
-    written. Where there are none in the record, they are filled in. The task is the one whose id is the name in the
-    record, or the end of that after / or _; see --match and --map.
+    With --env, the recorded actions are replayed in the environment. Its observations must be the recorded ones. Blanks
+    make no difference, and neither does what the environment itself calls random. What is written is the environment's:
+    observations, admissible actions and outcome. Observations that are missing in the record are filled in. The task is
+    found by its id, which the record has as its name, or after a / or _ in it; see --match and --map.
 
     Episodes name their environment and their task, and are replayed there. They must end as recorded, too. With
-    --success, the episodes in which a model succeeded become the demonstrations of its next round of training.
+    --success, this is rejection sampling: the episodes in which a model succeeded become the demonstrations of its next
+    round.
 
     \b
     Example:

@@ -23,11 +23,12 @@ def command(settings: MixSettings, dry_run: bool, sources: tuple[str, ...], outp
     FILE@0.5 takes a random half of a file, FILE@2 takes it twice; FILE*0.3 multiplies the loss weight of its examples
     by 0.3. Marks can be combined: 'FILE@0.5*2', in quotes, because the star means something to the shell.
 
-    The examples that are taken, and their order, follow from their ids and --seed, whatever the order of the input: the
-    examples of FILE@0.3 are among those of FILE@0.5, and a smaller --limit takes a part of a larger one.
+    Which examples are taken, and in which order, follows from their ids and --seed. The order of the input does not
+    matter. The examples of FILE@0.3 are among those of FILE@0.5, and those of a smaller --limit among those of a larger
+    one.
 
-    First --apart-from and --duplicates leave out, of equal examples the one in the later file; then FILE@SHARE, --share
-    and --limit choose. A table on standard error counts the examples that went in and came out.
+    --apart-from and --duplicates come first. Of equal examples, they leave out the one in the later file. Then
+    FILE@SHARE, --share and --limit choose. A table on standard error counts the examples that went in and came out.
 
     \b
     Example:

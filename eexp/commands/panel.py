@@ -33,9 +33,9 @@ from eexp.system.terminal import tell
 def command(env, splits, number, apart_from, checked, seed, output, quiet) -> None:
     """Choose a fixed list of tasks to play, or check one.
 
-    A panel is a file with a task a line. Its hash says whether two panels are the same. The order of its lines does not
-    matter, so cat, shuf and grep make panels of panels. Seed 0 takes the tasks that `eexp eval -n` plays. --check ends
-    with exit code 1 where the panel and the files have a task in common.
+    A panel is a file with one task a line. Two panels are the same if their hashes are equal. The order of the lines
+    does not matter, so cat, shuf and grep make panels of panels. With seed 0, the tasks are those that `eexp eval -n`
+    plays. --check ends with exit code 1 if the panel and the files have a task in common.
 
     \b
     Example:

@@ -17,9 +17,10 @@ def command(files: tuple[str, ...], settings: PlanSettings, as_json: bool) -> No
     """Estimate what a larger run takes, from what smaller ones took.
 
     COSTS are files that stages added lines to (--costs FILE, or the variable EEXP_COSTS for all stages of a pipe). The
-    table has, for every stage that processes trajectories: seconds of one core for a trajectory; core-hours; hours on
-    all machines, and how many more if one of them is lost half way; bytes on the disk; and memory of a machine that
-    works on one part of the records on every core. docs/scale.md compares such estimates with the runs themselves.
+    table has a row for every stage that processes trajectories. Its columns are: core-seconds for a trajectory;
+    core-hours; hours on all machines; the further hours if one machine is lost half way; bytes on the disk; and the
+    memory of a machine that works on one part of the records on every core. docs/scale.md compares such estimates with
+    the runs themselves.
 
     \b
     Example:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def command(settings: PolicySettings, prompt_style: str | None, stream: Stream) -> None:
     """Make training examples of an agent's own episodes, weighted by their success.
 
-    Reads episodes of several trials a task, as `eexp eval --trials 8 --temperature 1` writes them. Each turn becomes an
-    example whose weight is the reward of its episode minus the mean reward of the same task: what did better than the
-    agent's average is made more likely, and what did worse less likely. One update of `eexp finetune --init` on all of
-    them is a step of reinforcement learning; recipes/rl makes many. Episodes of a task that all did equally well teach
-    nothing, and are left out.
+    Reads several trials of each task, as `eexp eval --trials 8 --temperature 1` writes them. Each turn becomes an
+    example. Its weight is the advantage of its episode: the reward minus the mean reward of the task's episodes.
+    Training makes answers with a positive weight more likely, and those with a negative weight less likely. One update
+    of `eexp finetune --init` on all examples is a policy-gradient step, as in GRPO. recipes/rl makes many. Tasks whose
+    episodes all have the same reward have no gradient, and are left out.
 
     \b
     Example:

@@ -20,9 +20,10 @@ from eexp.system.terminal import show, tell
 def command(files: tuple[str, ...], baseline: str | None, settings: PowerSettings, as_json: bool) -> None:
     """Compute which improvement a comparison could find, before it is run.
 
-    The table has the smallest improvement over the baseline that `eexp compare` finds with probability 80 %, by tasks
-    and training runs. What it depends on is given, or estimated from episodes of the baseline: every FILE holds those
-    of one training run, and NAME='runs/*/il.jsonl' names several runs, as for `eexp compare`. See docs/evidence.md.
+    This is a power analysis. The table has the smallest improvement over the baseline that `eexp compare` finds with a
+    power of 80 %, by numbers of tasks and training runs. Give the baseline's success and its variation as options, or
+    files of its episodes to estimate them from. Every FILE holds the episodes of one training run, and
+    NAME='runs/*/il.jsonl' names several runs, as for `eexp compare`. See docs/evidence.md.
 
     \b
     Example:

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 def command(settings: PreferenceSettings, prompt_style: str | None, stream: Stream) -> None:
     """Make preferences: the expert's action before an alternative that did worse.
 
-    Reads trajectories with outcomes, as `eexp rollout` writes them. An alternative is taken only if the record shows
-    that it did worse: the environment refused it, it ended the episode without success, it scored lower, it changed
-    nothing, or, where `eexp follow` went on after it, the task was done later or not at all. One that did as well as
-    the expert's action, or something else that may be as good, is never rejected. Each preference holds the evidence.
-    Its fields prompt, chosen and rejected are those of TRL's DPOTrainer, too. With --judge, examples are made instead,
-    in which the agent says which of two actions is better.
+    Reads trajectories with outcomes, as `eexp rollout` writes them. The rejected action is an alternative that the
+    record shows to be worse (--worse). An alternative that did as well as the expert's action, or that may be as good,
+    is never rejected. Each preference holds the evidence. Its fields prompt, chosen and rejected are those of TRL's
+    DPOTrainer.
+
+    --judge makes examples instead, in which the agent says which of two actions is better.
 
     \b
     Example:
@@ -61,6 +61,6 @@ def _with_followers_noted(trajectories: Iterator[dict], note: Callable[[str], No
         if others and not is_noted:
             is_noted = True
             note(
-                "followed by another policy than the expert: `later` says what became of it, be the action right or not"
+                "alternatives were followed by another policy than the expert, so --worse later also judges that policy"
             )
         yield trajectory

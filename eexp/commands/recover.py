@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 def command(settings: RecoverSettings, stream: Stream) -> None:
     """Put refused alternatives into the expert's path.
 
-    Reads trajectories with outcomes, as `eexp rollout` writes them. Where the environment refused an alternative, the
-    state is as it was, and the expert's action is still right: the alternative and its answer are put before it. Later
-    stages show the mistake as history and never imitate it. So an agent learns to go on after a mistake of its own,
-    which no expert shows. The mistakes are best the policy's own (`eexp branch -m MODEL --no-only-admissible`), and
-    `eexp rollout` on what this writes checks that the expert's path still leads where it led.
+    Reads trajectories with outcomes, as `eexp rollout` writes them. A refused action leaves the state as it was, so the
+    expert's action is still right after it. This stage puts the refused alternative and the environment's answer before
+    the expert's action. Later stages show the mistake as history and never imitate it. So an agent learns to go on
+    after its own mistakes, which no expert shows.
+
+    Mistakes of the policy itself are best (`eexp branch -m MODEL --no-only-admissible`). `eexp rollout` on the output
+    checks that the expert's path still leads where it led.
 
     \b
     Example:

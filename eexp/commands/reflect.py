@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     "by rule]"
 )
 @option(None, "--rationale", type=Name(RATIONALES, ("model",))).help(
-    "Who writes: the model; a rule that composes the recorded outcomes; a rule that searches all those that were "
-    "executed for the way to the end, and writes down what it looks at; a rule that starts from what the "
-    "environment says is known and still needed; or a rule of another package (`eexp plugins`).  [default: the model "
+    "Who writes. model: the model. outcome: a rule, from the recorded outcomes. search: a rule that searches all "
+    "executed outcomes for a way to the end, and writes down its search. environment: a rule, from the environment's "
+    "notes on what is known and still needed. `eexp plugins` lists rules of other packages.  [default: the model "
     "if there is one, else outcome]"
 )
 @option(False, "--no-outcomes").help(
-    "The model writes a thought and an action of its own, from the state alone. Needs --keep-matching."
+    "The model sees the state alone, and writes a thought and an action. Needs --keep-matching."
 )
 @option(False, "--keep-matching").help(
-    "With --no-outcomes: keep a thought only if the expert's action follows it (STaR). The examples are of kind "
+    "STaR, with --no-outcomes: keep a thought only if the action after it is the expert's. The examples are of kind "
     "rationale."
 )
 @option(None, "--verify", metavar="MODEL", shell_complete=options.complete_model).help(
-    "Keep a reflection only if it makes the expert's action more probable to this model than it is without a "
-    "thought, and more probable than every contender. Give the policy that will be trained, or the writer.  "
+    "Keep a reflection only if this model then finds the expert's action more probable than without a thought, and "
+    "more probable than every contender. Give the policy that will be trained, or the writer.  "
     "[default: the model that writes, if it runs in this process; --no-guard verify leaves that out]"
 )
 @command_options(ReflectSettings)
@@ -67,9 +67,10 @@ def command(
 ) -> None:
     """Make training examples that reason towards the expert's action.
 
-    Reads trajectories with outcomes, as `eexp rollout` writes them. What an action led to appears in a reflection as an
-    expectation only. Alternatives that did as well as the expert's action are never argued against. `reflection_by` in
-    each example says who wrote it. Trajectories that did not succeed are taken like the others, and counted.
+    Reads trajectories with outcomes, as `eexp rollout` writes them. A reflection is a thought (chain of thought) before
+    the expert's action. It mentions an outcome only as something to expect. It never argues against an alternative that
+    did as well as the expert's action. `reflection_by` in each example says who wrote it. Trajectories that did not
+    succeed are used like the others, and counted.
 
     \b
     Example:

@@ -41,10 +41,10 @@ def command(
 ) -> None:
     """Write a page about a study: table, curves, episodes side by side.
 
-    Every DIR/ARM.episodes.jsonl, in DIR or below it, is a run of ARM; DIR/ARM is the training run behind it, whose
-    losses are drawn where it is there. The same ARM in several directories, such as study/0 and study/1, has as many
-    training seeds. A FILE of episodes may have any name, which is that of its arm.
-    The numbers are those of `eexp compare` on these files.
+    Every ARM.episodes.jsonl, in DIR or below it, is a run of ARM. If the training run stands beside it, in the
+    directory ARM, its losses are drawn. The same ARM in several directories, such as study/0 and study/1, is one arm
+    with several training seeds. A FILE of episodes is an arm of that name. The numbers are those of `eexp compare` on
+    these files.
 
     The page is one HTML file that loads nothing; it can be opened from disk, mailed and printed.
 

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 def command(env: str | None, settings: RewardSettings, open_pool: Callable[..., Pool], stream: Stream) -> None:
     """Give every turn of an agent's episodes a reward, by the environment's expert.
 
-    Success says at the end of an episode whether it was good; these rewards say it at every turn. By progress, the
-    expert plays to the end from every state that the agent visited, and a turn's reward is by how many actions it got
-    nearer: 1 for an action as good as the expert's, 0 for one that was refused or changed nothing, -1 for one that led
+    These are dense rewards, one a turn, beside the success at the end of the episode. By progress, the expert plays to
+    the end from every state that the agent visited. A turn's reward is by how many actions it shortened the expert's
+    way: 1 for an action as good as the expert's, 0 for one that was refused or changed nothing, -1 for one that led
     away. By similarity, the action is compared with the expert's in the same state. `eexp policy-data --turn-rewards`
-    adds them to what an episode earned.
+    adds these rewards to the advantages.
 
-    What the episode recorded is compared with the replay; an episode that goes differently is a bad record.
+    The episode is replayed. If the replay differs from the record, it is a bad record.
 
     \b
     Example:

@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 def command(env: str | None, settings: RolloutSettings, open_pool: Callable[..., Pool], stream: Stream) -> None:
     """Execute every alternative from its own state and record what happened.
 
-    Alternatives that have an outcome keep it (see --again), so that a second pool costs only its own execution.
+    Alternatives that have an outcome keep it, unless --again is given. So a second pool costs only its own execution.
 
-    The observation at a branch point must equal the recorded one, and so must the next one on the expert's path. The
-    instruction must be the recorded one, too, and at the end of the path the score, the success, and whether the
-    episode is over. Otherwise the branch is refused, counted, and kept with the evidence in the --rejects file (exit
-    code 4). The environment's answer to an invalid action is an outcome like any other. The environment is the one the
-    records name.
+    Every branch is verified. The observation in the state must be the recorded one, and so must the next one on the
+    expert's path. So must the instruction, and at the end of the path the score, the success, and whether the episode
+    is over. Otherwise the branch is refused and counted, and the --rejects file keeps it with the evidence (exit code
+    4). The environment's answer to an invalid action is an outcome like any other.
 
-    This does not show that a copy of the environment answers as the environment would. So some alternatives are
+    A copy of an environment's state may still behave differently from the environment. So some alternatives are
     executed a second time, by a replay from the task's beginning (--audit). If the second outcome differs, the run ends
     (exit code 1), and the message says whether --fork replay helps.
 
     Environments live in processes of their own. If one crashes, hangs or takes too much memory, its trajectory is tried
-    again. An alternative that ends the environment's program, or on which its process is lost three times, is refused
-    with the cause, and all others are executed. A trajectory whose own path fails in this way is a bad record. Order
-    and content of the output do not depend on the number of processes.
+    again. An alternative on which the process is lost three times is refused with the cause; so is one that ends the
+    environment's program. All others are executed. A trajectory whose own path fails in this way is a bad record. The
+    number of processes changes neither order nor content of the output.
 
-    The summary tells, by source and pool, what share of the executed alternatives is valid, changes the state (a
-    different observation, or the end), leads to the expert's own outcome (the same observation), and finishes the task.
+    The summary counts the executed alternatives by source and pool. It gives four shares: those that are valid, that
+    change the state (another observation, or the end), that lead to the expert's outcome (the same observation), and
+    that finish the task.
 
     \b
     Example:

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 def command(model: ModelOptions, summary: str | None, stream: Stream) -> None:
     """Score examples with a model: the log-probability of every span.
 
-    Writes the examples with `scores`: for each of their spans (thought, action, observation, unknown) its natural
-    log-probability and the number of its tokens. Texts become tokens as in training, the stop token included, so that
-    the losses in the table on standard error (the mean negative log-probability per token, by kind of example, by span,
-    and for world-model examples by kind of transition) are those that finetune would report for these examples.
+    Writes the examples with `scores`: the natural log-probability and the number of tokens of each span (thought,
+    action, observation, unknown). Texts become tokens as in training, with the stop token. A table on standard error
+    has the held-out losses, by kind of example, span and kind of transition. A loss is the mean negative
+    log-probability per token, as `eexp finetune --validate` reports it.
 
-    Consecutive examples of a trajectory are evaluated together, and what they share is evaluated once; so score
-    examples before they are shuffled.
+    Consecutive examples of a trajectory are evaluated together, and their shared prefixes once. So score examples
+    before they are shuffled.
 
     \b
     Example:

@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 def command(settings: SelectSettings, stream: Stream) -> None:
     """Write the most useful records first: those that differ, or that are hard.
 
-    Reads trajectories, before they are branched, or examples. By coverage, each record is the one that is farthest
-    from all before it, by the words of its task, observations and actions, so that repetitions and what is like the
-    rest come last. By influence, each example's gradient is compared with those of the examples --like FILE: a pass of
-    the model over all of them, forward and back. Records come out in the order of their use: `head -n 50` of the output
-    is what -n 50 selects.
+    Reads trajectories, before they are branched, or examples. By coverage, the next record is always the one farthest
+    from all before it, by the words of its task, observations and actions. So repetitions come last. By influence, the
+    gradient of each example is compared with those of the examples in --like. That takes a forward and a backward pass
+    over all of them. The first 50 records of the output are those that -n 50 selects.
 
     \b
     Example:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def command(settings: SplitSettings, stream: Stream) -> None:
     """Write one part of a file of records.
 
-    Takes records of any type but tasks. The part that a record belongs to follows from its id alone (for an
-    example, from that of its trajectory): the same in every file and in every order.
+    Takes records of any type but tasks. The part of a record follows from a hash of its id (for an example, of its
+    trajectory's id). So it is the same in every file and in every order.
 
     \b
     Example:

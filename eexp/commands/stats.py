@@ -12,8 +12,8 @@ from eexp.system.terminal import show, tell
 
 @click.command("stats")
 @option(None, "--apart-from", type=FILE, multiple=True).help(
-    "Count as leaks the records of tasks that occur in this file, a panel or any records, and examples "
-    "with the words of one in it. May be repeated."
+    "Count leaks: records whose task occurs in this file, and examples with the words of one in it. The file is a "
+    "panel or any records. May be repeated."
 )
 @option(None, "--tokenizer", metavar="MODEL").help(
     "Measure examples in the tokens of this model: tiny, or a model's directory or hub id.  [default: in characters]"
@@ -28,10 +28,10 @@ def command(
 ) -> None:
     """Count what is in files of records: lengths, valid share, duplicates, leaks.
 
-    A row is a type of record and, for examples, a kind. Valid is the share of the actions that the environment took: of
-    executed alternatives in trajectories, of examples with a transition, of the actions of episodes. Duplicates are
-    examples with the same words, and trajectories and episodes with the same actions in the same task, the first not
-    counted. `eexp mix` leaves them out, and near duplicates with them.
+    A row is a type of record and, for examples, a kind. `valid` is the share of actions that the environment accepted:
+    of executed alternatives in trajectories, of examples with a transition, of the actions of episodes. Duplicates are
+    examples with the same words, and trajectories and episodes with the same actions in the same task. The first of
+    them is not counted. `eexp mix --duplicates` leaves duplicates and near duplicates out.
 
     \b
     Example:

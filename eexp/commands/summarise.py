@@ -28,8 +28,8 @@ def command(settings: SummariseSettings, model: ModelOptions, prompt_style: str 
 
     Reads trajectories with outcomes, as `eexp rollout` writes them, and adds `summary` where an observation is long:
     pages of a shop, search results, accessibility trees. world-model-data takes the summary as its target. A text that
-    is empty, cut off, or no shorter than the observation is drawn again, up to three times; an observation for which
-    that does not help is set aside (--on-error skip), and its trajectory comes without that summary.
+    is empty, cut off, or no shorter than the observation is sampled again, up to three times. If that does not help,
+    --on-error skip sets the observation aside and writes the trajectory without that summary.
 
     \b
     Example:

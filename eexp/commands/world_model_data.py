@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 def command(settings: WorldModelSettings, model: ModelOptions, prompt_style: str | None, stream: Stream) -> None:
     """Make training examples that predict the next state.
 
-    Reads trajectories with outcomes, as `eexp rollout` writes them. The target is delimited and has a request of its
-    own, so that a policy trained on it does not take observations for actions. `transition` in each example says what
-    happened: invalid, unchanged, changed or done. Parts of a target that the environment calls unknown beforehand are
-    spans of their own, with full weight unless --predictable environment is given.
+    Reads trajectories with outcomes, as `eexp rollout` writes them. The prompt asks for a prediction, and the target
+    stands between marks. So a policy that is trained on it does not write observations when it acts. `transition` in
+    each example says what happened: invalid, unchanged, changed or done. Parts of a target that cannot be predicted, as
+    the environment says, are spans of their own. They have full loss weight unless --predictable environment is given.
 
     \b
     Example:

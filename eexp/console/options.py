@@ -326,7 +326,7 @@ def with_hidden_functions_noted(trajectories: Iterator[dict], style: PromptStyle
         if not noted and style.hides_functions(trajectory):
             noted = True
             io.note(
-                f"records offer functions, and prompts of style {style.name} do not name them: --prompt-style tools does"
+                f"functions of records are not named in prompts of style {style.name}; --prompt-style tools names them"
             )
         yield trajectory
 

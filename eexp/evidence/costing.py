@@ -147,7 +147,7 @@ def plan(costs: Iterable[dict], settings: PlanSettings) -> list[dict]:
     growth = 1.0
     if settings.k is not None:
         if measured_k is None:
-            raise InputError("-k: the runs have no K, or several; give the file of runs with one", "$.entry")
+            raise InputError("-k: needs runs that all have the same number of alternatives (-k)", "$.entry")
         growth = settings.k / measured_k
     rows = []
     for stage in stages:

@@ -16,8 +16,8 @@ class CompareSettings(Checked):
     )
     confidence: float = CONFIDENCE.field()
     looks: int = option(1, type=Whole(1, 100)).help(
-        "How often in all this comparison is looked at while runs or tasks are added; intervals of "
-        "differences and p values then allow for it."
+        "Sequential testing: how many times in all you look at this comparison while runs or tasks are added. "
+        "Intervals and p values are corrected for it (Pocock)."
     )
     common: bool = COMMON.field()
 
@@ -39,7 +39,8 @@ class PowerSettings(Checked):
         "Standard deviation of success between training runs.  [default: that of the files, else 0.03]"
     )
     alike: float | None = option(None, type=Finite(0, 1, max_open=True), metavar="R").help(
-        "Correlation of success of two models on the same task.  [default: that of the files' runs, else 0.3]"
+        "Correlation between the successes of two models on the same tasks.  [default: that of the files' runs, else "
+        "0.3]"
     )
     confidence: float = CONFIDENCE.field()
 

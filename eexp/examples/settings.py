@@ -63,7 +63,9 @@ GUARDS = ("cut-off", "repeated", "length", "setup", "hindsight", "other-action",
 class ImitationSettings(Checked):
     """Settings of `imitation_data`."""
 
-    thoughts: bool = option(True).help("Keep the expert's own thoughts, where there are any.")
+    thoughts: bool = option(True).help(
+        "Keep the expert's thoughts (chain of thought) in the completion, where there are any."
+    )
     recall: str | None = RECALL.field()
     recall_count: int = RECALL_COUNT.field()
 
@@ -89,28 +91,28 @@ class WorldModelSettings(Checked):
     pool: str | None = POOL.field()
     first: int | None = first(0).field()
     max_invalid_fraction: float = option(0.3, type=Number(0, 1), metavar="SHARE").help(
-        "Largest share of a trajectory's examples that may be answers to invalid actions; 1 keeps all."
+        "Largest share of a trajectory's examples whose action was invalid; 1 keeps all."
     )
     max_repeats: int | None = option(2, type=number_or_word(1, {"all": None}), metavar="N|all").help(
-        "How often the same target may come in a trajectory; the expert's own always stay."
+        "How many examples of a trajectory may have the same target. The expert's own are always kept."
     )
     summaries: bool = option(True).help(
-        "Whether the summary of an observation is the target, where there is one (`eexp summarise`)."
+        "Predict the summary of an observation, where there is one (`eexp summarise`), instead of the observation."
     )
-    changes: bool = option(False).help(
-        "Make only the lines the target that the observation before the action did not have."
-    )
+    changes: bool = option(False).help("Predict only the lines that are new in the next observation.")
     verdict: str | None = option(None, type=Word(["alone", "after"])).help(
-        "Make one word the target, or add it after the observation: invalid, unchanged, changed or done, for "
-        "`eexp eval --look-ahead-with`. --max-repeats has no effect."
+        "Predict one word, the kind of the transition: invalid, unchanged, changed or done. alone: nothing else. "
+        "after: after the observation. For `eexp eval --look-ahead-with`. --max-repeats has no effect."
     )
     predictable: str | None = option(None, type=Word(["environment", "model"])).help(
-        "Who says which parts of a target the state does not determine, to leave them out of the loss: the "
-        "environment, or the model (-m)."
+        "Leave out of the loss what cannot be predicted from the state, by what the environment says, or by the "
+        "probabilities of the model -m."
     )
-    unknown_weight: float = option(0.0, type=Number(min=0), metavar="WEIGHT").help("Weight of those parts in the loss.")
+    unknown_weight: float = option(0.0, type=Number(min=0), metavar="WEIGHT").help(
+        "Loss weight of parts that cannot be predicted."
+    )
     min_probability: float = option(0.05, type=Number(0, 1, min_open=True), metavar="P").help(
-        "With --predictable model: words that it finds less probable are such parts."
+        "With --predictable model: words that are less probable to it cannot be predicted."
     )
     seed: int = SEED.field()
 
@@ -162,20 +164,18 @@ class ReflectSettings(Checked):
     rationale: str = "model"
     guards: GuardSettings = field(default_factory=GuardSettings)
     weigh: int = option(1, type=Whole(0)).help(
-        "How many contenders (executed alternatives that did worse) a composed reflection weighs at most. With 0, "
-        "states without one get a reflection, too."
+        "Most contenders in a reflection that a rule composes. A contender is an executed alternative that did "
+        "worse. With 0, states without a contender get a reflection, too."
     )
-    ahead: int = option(2, type=Whole(1)).help(
-        "With --rationale search: how many actions a thought looks ahead at most."
-    )
+    ahead: int = option(2, type=Whole(1)).help("With --rationale search: depth of the search, in actions.")
     per_alternative: bool = option(False, is_flag=True).help(
-        "Write one reflection for every contender, which weighs that one alone, instead of one for every state."
+        "Write one reflection for each contender, instead of one for each state."
     )
     pool: str | None = POOL.field()
     first: int | None = first(1).field()
     temperature: float = temperature(0.7).field()
     max_tokens: int = max_tokens(256).field()
-    retries: int = option(3, type=Whole(0)).help("How often a text that a guard refuses is drawn again.")
+    retries: int = option(3, type=Whole(0)).help("How often a text is sampled again after a guard has refused it.")
     seed: int = SEED.field()
 
     @property
@@ -224,17 +224,17 @@ class PreferenceSettings(Checked):
     """Settings of `preference_data`."""
 
     worse: tuple[str, ...] = option((), type=Name(JUDGES), multiple=True).help(
-        "What counts as worse: the environment refused the action (refused), the episode ended without success "
-        "(ended), the score is lower (score), nothing changed (unchanged), or `eexp follow` completed the task after "
-        "it later than the expert, or not at all (later). `eexp plugins` lists further ones, of other packages. Can be "
+        "What counts as worse. refused: the environment refused the action. ended: the episode ended without "
+        "success. score: the score is lower. unchanged: nothing changed. later: after it, `eexp follow` needed more "
+        "actions to complete the task, or did not complete it. `eexp plugins` lists judges of other packages. Can be "
         "given several times.  [default: all of these five]"
     )
     most: int | None = option(None, type=Whole(1)).help(
-        "Largest number of preferences of one state, the first ones.  [default: all]"
+        "Most preferences of one state; the first ones are taken.  [default: all]"
     )
     judge: bool = option(False, is_flag=True).help(
-        "Make examples of kind judgement instead, two of each preference: which of both actions is better, each "
-        "standing first once, and then that action."
+        "Make examples of kind judgement instead: the agent says which of two actions is better, and takes it. Each "
+        "preference makes two, with the actions in both orders."
     )
     with_outcomes: bool = option(False, is_flag=True).help("With --judge: show what each of the two actions led to.")
     pool: str | None = POOL.field()
@@ -252,21 +252,24 @@ class PolicySettings(Checked):
     """Settings of `policy_data`."""
 
     reward: str = option("success", type=Word(["success", "score", "none"])).help(
-        "The reward of an episode: 1 for success and else 0, the score at its end, or none beside those of its turns."
+        "The reward of an episode. success: 1 for success, else 0. score: the score at its end. none: 0, so that "
+        "only rewards of turns count."
     )
     baseline: str = option("turns", type=Word(["turns", "episodes"])).help(
-        "What is subtracted from the rewards of a task: their mean over all turns, so that the weights of these "
-        "add up to 0, or their mean over episodes, as in GRPO."
+        "The baseline of the advantage: the mean reward of the task's episodes, as in GRPO (episodes), or the mean "
+        "over all their turns (turns). With turns, the weights of a task add up to 0."
     )
     scale: bool = option(False).help(
-        "Divide by the standard deviation of the rewards of a task, so that all tasks count the same."
+        "Divide the advantages of episodes by the standard deviation of their task's rewards, as GRPO does."
     )
     refused: float = option(0.0, type=Finite(0)).help(
-        "Take X from the weight of every refused action, and add to all weights of a task what keeps their mean."
+        "Penalty for refused actions: subtract X from the advantage of a turn whose action was refused. The mean "
+        "over the task's turns stays the same."
     )
 
     turn_rewards: float = option(0.0, type=Finite(0)).help(
-        "Add X times the reward of each turn (`eexp reward`), less the mean of those of a task."
+        "Add X times the reward of the turn (`eexp reward`) to its advantage. The mean over the task's turns stays "
+        "the same."
     )
 
     def lineage(self) -> dict[str, Any]:
@@ -284,10 +287,10 @@ class RecoverSettings(Checked):
     """Settings of `recover`."""
 
     pool: str | None = option(None, metavar="NAME").help(
-        "Draw from the alternatives of this pool.  [default: from all]"
+        "Use only the alternatives of this pool (`eexp branch --pool`).  [default: from all]"
     )
     share: float = option(1.0, type=Number(0, 1), metavar="SHARE").help(
-        "Share of the states with refused alternatives that get a mistake."
+        "Share of the states with refused alternatives into which a mistake is put."
     )
     #: Largest number of mistakes in one state; a state with one gets each further one with probability 1/2.
     most: int = option(3, type=Whole(1)).help("Largest number of mistakes in one state.")
@@ -330,16 +333,16 @@ class SelectSettings(Checked):
     """Settings of `select`."""
 
     by: str = option("coverage", type=Word(["coverage", "loss", "influence", "length", "random"])).help(
-        "Which records come first: those that differ most from the ones before (coverage), that a model finds "
-        "hardest (loss; after `eexp score`), those on which an update lowers the loss of the examples --like FILE most "
-        "(influence), the longest (length), or any (random)."
+        "Which records come first. coverage: those that differ most from the ones before. loss: those with the "
+        "highest loss (after `eexp score`). influence: those whose gradient lowers the loss on --like most. length: "
+        "the longest. random: a random order."
     )
     like: str | None = option(None, type=FILE).help("With --by influence: examples of what the model is to learn.")
     base: str | None = option(None, "-m", "--model", metavar="BASE").help(
         "With --by influence: the model that will be trained, a directory or a hub id."
     )
     init: str | None = option(None, type=FILE, metavar="DIR").help(
-        "With --by influence: an adapter of it to start from."
+        "With --by influence: an adapter of this model to start from."
     )
     number: int | None = option(None, "-n", "--number", type=Whole(1)).help("Number of records.  [default: all]")
     reverse: bool = option(False).help("Take the easiest or the shortest first, with --by loss or length.")
@@ -352,28 +355,28 @@ class MixSettings(Checked):
 
     #: At most that many examples, drawn from the whole mixture: the first in its order.
     limit: int | None = option(None, type=Whole(0)).help("At most that many examples in all.  [default: no limit]")
-    shuffle: bool = option(True).help("Mix the order, or leave one file after the other.")
+    shuffle: bool = option(True).help("Shuffle the examples, or leave one file after the other.")
     duplicates: str = option("keep", type=Word(["keep", "exact", "near"])).help(
-        "What to do about examples with the same words, within a file and across files: keep them; keep "
-        "one; or keep one of those, too, that nearly repeat each other (needs eexp[dedup])."
+        "Duplicates, within a file and across files. keep: keep them. exact: keep one of examples with the same "
+        "words. near: keep one of near duplicates, too (needs eexp[dedup])."
     )
     similarity: float = option(0.8, type=Number(0, 1, min_open=True), metavar="S").help(
-        "With --duplicates near: the share of runs of three words that the prompts, and the completions, "
-        "of two examples must have in common."
+        "With --duplicates near: two examples are near duplicates if at least this share of the 3-grams of words is "
+        "in both their prompts, and in both their completions."
     )
     apart_from: tuple[str, ...] = option((), type=FILE, multiple=True).help(
-        "Leave out examples of tasks that occur in this file, a panel or any records, and examples with the "
-        "words of one in it. May be repeated."
+        "Decontaminate: leave out examples whose task occurs in this file, and examples with the words of one in it. "
+        "The file is a panel or any records. May be repeated."
     )
     share: Mapping[str, float] | None = option(None, gather=kind_shares, metavar="KIND=SHARE").help(
-        "Take only as much as gives examples of a kind this share of the mixture. May be repeated; kinds "
-        "without one keep their proportions in the rest."
+        "Downsample so that examples of a kind are this share of the mixture. May be repeated. Other kinds keep "
+        "their proportions."
     )
     share_by: str = option("examples", type=Word(["examples", "tokens", "targets"])).help(
         "What --share measures: examples, their tokens, or the tokens that the loss falls on."
     )
     tokenizer: str | None = option(None, metavar="MODEL").help(
-        "Whose tokens --share-by counts: tiny, or a model's directory or hub id."
+        "The model whose tokens --share-by counts: tiny, a directory or a hub id."
     )
     seed: int = SEED.field()
 

@@ -25,13 +25,29 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import orjson
 
 from eexp.errors import InputError
 from eexp.formats.names import ARGUMENT, IMPORT_FORMATS, MARKED, WHOLE
 from eexp.prompts.calls import format_call
+from eexp.records.types import Step, explain
 
 SYSTEM, ENVIRONMENT, AGENT = "system", "environment", "agent"  # roles of speakers
+
+
+class Branch(dict):
+    """A record that is a graph, as one of its branches.
+
+    Attributes:
+        whole: The record as it came.
+        number: The number of the branch, from 1.
+        leaf: Where it ends, as the format says it.
+    """
+
+    def __init__(self, whole: dict, number: int, leaf: Any) -> None:
+        super().__init__(whole)
+        self.whole, self.number, self.leaf = whole, number, leaf
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,7 @@ class Format:
         adapt: A function that turns a record of another format into one of this format.
         documents: A function that finds the records in files, where they are not one a line or the items of an array:
             it yields (file, number, JSON text).
+        branches: A function that yields each branch of a record that is a graph. `adapt` takes branches, too.
     """
 
     turns: str  # the key of the list of turns
@@ -54,6 +71,7 @@ class Format:
     tools: bool = False  # whether the agent may call tools, as in OpenAI's messages
     adapt: Callable[[dict], dict] | None = None
     documents: Callable[[Sequence[str]], Iterator[tuple[str, int, bytes]]] | None = None
+    branches: Callable[[dict], Iterator[Branch]] | None = None
 
     def adapted(self, record: dict) -> dict:
         """Return a record in this format, adapted if it is in another one.
@@ -96,6 +114,9 @@ def import_format(name: str) -> Format:
     format = IMPORT_FORMATS.load(name)
     return format if isinstance(format, Format) else replace(MESSAGES_FORMAT, adapt=format)
 
+
+#: The fields of a step that a conversation has no place for.
+_FURTHER_FIELDS = {*Step.__struct_fields__} - {"observation", "action", "thought"}
 
 _TASK = re.compile(
     r"^[ \t]*(?:(?:Your (?:task is to|task|goal)|Task|Goal):[ \t]*(?P<after>\S.*?)"
@@ -143,6 +164,7 @@ class Utterance:
     call: Call | None = None  # the action, where it is a call of a tool
     #: The agent's thought before the text, from a field of the format or a leading `<think>` block.
     thought: str | None = None
+    own: dict = field(default_factory=dict)  # further fields of the step, which `eexp export-log` has written
 
 
 @dataclass
@@ -205,7 +227,8 @@ def read_conversation(
             continue
         thought, act = _thought_and_action(utterance, how)
         observation, available = _observation_and_actions(current, marked)
-        steps.append({"observation": observation, "action": act, "admissible": available, "thought": thought})
+        step = {"observation": observation, "action": act, "admissible": available, "thought": thought}
+        steps.append({**step, **utterance.own})
         recorded_forms.append([current.text, observation] if current else [])
         places.append((current or utterance).at)
         current = None
@@ -234,6 +257,7 @@ def _utterances(record: dict, format: Format) -> list[Utterance]:
         if not isinstance(role, str) or role not in format.roles:
             raise InputError(f"expected {' or '.join(format.roles)}, got {role!r}", f"{at}.{format.speaker}")
         thought = turn.get("reasoning_content") if format.tools else None
+        own = _own_fields(turn.get("eexp"), f"{at}.eexp") if format.tools and format.roles[role] == AGENT else {}
         if format.tools:
             text = joined_parts(text, f"{at}.{format.text}")
         if format.roles[role] == AGENT and isinstance(text, str):
@@ -252,13 +276,33 @@ def _utterances(record: dict, format: Format) -> list[Utterance]:
                 comment = join_thoughts(thought, text) or ""
                 calls = calls_of(turn["tool_calls"], f"{at}.tool_calls")
                 waiting = [Utterance(AGENT, "" if n else comment, call.at, call=call) for n, call in enumerate(calls)]
+                waiting[0].own = own
                 continue
         if not isinstance(text, str):
             raise InputError("expected a string", f"{at}.{format.text}")
         utterance = Utterance(format.roles[role], text, f"{at}.{format.text}", turn.get("loss"))
-        utterance.thought = thought.strip() if isinstance(thought, str) else None
+        utterance.thought, utterance.own = thought.strip() if isinstance(thought, str) else None, own
         utterances.append(utterance)
     return utterances + waiting
+
+
+def _own_fields(own: Any, at: str) -> dict:
+    """Return the fields of a step that `eexp export-log` has written beside its texts; {} where there are none.
+
+    Raises:
+        InputError: They are no fields of a step.
+    """
+    if own is None:
+        return {}
+    if not isinstance(own, dict):
+        raise InputError("expected an object", at)
+    fields = {name: value for name, value in own.items() if name in _FURTHER_FIELDS and value is not None}
+    try:
+        msgspec.convert({"observation": "", "action": "", **fields}, Step)
+    except msgspec.ValidationError as e:
+        error = explain(str(e))
+        raise InputError(error.message, (error.where or "$").replace("$", at, 1)) from None
+    return fields
 
 
 def split_thinking(text: str) -> tuple[str | None, str]:

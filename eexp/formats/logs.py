@@ -5,8 +5,8 @@ verifiers  the traces.jsonl of verifiers 0.4 (its v1): an episode with one trace
 inspect    an evaluation log of Inspect (version 2 of its JSON form): all samples in one object
 
 Fields that these formats lack are written under the key "eexp" in their own place for further data, so that a record
-that is exported and imported again keeps its task and its end. Alternatives are not exported: a log holds the actions
-that were taken.
+that is exported and imported again keeps its task and its end. A log holds the actions that were taken. Alternatives
+are exported on request: in ATIF under `extra.eexp` of their step, in verifiers' graph as branches of the state.
 
 To be read, each log is turned into a record of chat messages, which conversations.py reads.
 """
@@ -14,7 +14,7 @@ To be read, each log is turned into a record of chat messages, which conversatio
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -25,7 +25,7 @@ from eexp import __version__
 from eexp.errors import InputError
 from eexp.formats import conversations
 from eexp.formats.base import ExportFormat
-from eexp.formats.conversations import Call
+from eexp.formats.conversations import Branch, Call
 from eexp.formats.names import WHOLE
 from eexp.records.jsonl import Element, dumps, lines, loads
 from eexp.records.record import succeeded
@@ -47,7 +47,9 @@ class Log:
 
     id: str  # the id of the record
     instruction: str  # the task in words
-    turns: list[dict]  # dicts of `observation`, `action`, `thought` (or None), and `more`, the turn's other fields
+    #: Dicts of `observation`, `action`, `thought` (or None), `more`, the turn's other fields, and `others`: its
+    #: alternatives and admissible actions, empty unless they are to be exported.
+    turns: list[dict]
     last: str | None  # the last observation, or None
     success: bool | None
     score: float | None
@@ -65,8 +67,11 @@ class Log:
             yield {"role": "user", "content": self.last}, {}
 
 
-def log_of(record: dict) -> Log:
+def log_of(record: dict, alternatives: bool = False) -> Log:
     """Return a trajectory or an episode as a log.
+
+    Args:
+        alternatives: Whether the log holds the alternatives and the admissible actions of each state.
 
     Raises:
         InputError: The record is of another type, or has no action.
@@ -82,13 +87,14 @@ def log_of(record: dict) -> Log:
         raise InputError("only trajectories and episodes are runs of an agent", "$.type")
     if not turns:
         raise InputError("no action in it", f"$.{key}")
-    logged = ("observation", "action", "thought")
+    logged, others = ("observation", "action", "thought"), ("alternatives", "admissible")
     log_turns = [
         {
             "observation": turn["observation"],
             "action": turn["action"],
             "thought": turn.get("thought") or None,
-            "more": {k: v for k, v in turn.items() if k not in (*logged, "alternatives", "admissible")},
+            "more": {k: v for k, v in turn.items() if k not in (*logged, *others)},
+            "others": {k: turn[k] for k in others if alternatives and turn.get(k)},
         }
         for turn in turns
     ]
@@ -104,23 +110,20 @@ def log_of(record: dict) -> Log:
 # -- export ------------------------------------------------------------------------------------------------------------
 
 
-def as_atif(record: dict) -> dict:
-    """Return a trajectory or an episode as an ATIF trajectory."""
-    return to_atif(log_of(record))
-
-
-def as_verifiers(record: dict) -> dict:
-    """Return a trajectory or an episode as an episode of verifiers."""
-    return to_verifiers(log_of(record))
-
-
 def to_atif(log: Log) -> dict:
     """Return a log as an ATIF trajectory."""
     steps: list[dict] = []
+    others = iter([turn["others"] for turn in log.turns])
     for message, more in log.messages():
         text = message["content"]
         if message["role"] == "assistant":
-            step = {"source": "agent", "message": text, "reasoning_content": message["thought"], "extra": more or None}
+            own = {**more, **next(others)}
+            step = {
+                "source": "agent",
+                "message": text,
+                "reasoning_content": message["thought"],
+                "extra": {_OWN: own} if own else None,
+            }
         elif message["role"] == "user" and steps and steps[-1]["source"] == "agent":
             steps[-1]["observation"] = {"results": [{"content": text}]}
             continue
@@ -139,16 +142,19 @@ def to_atif(log: Log) -> dict:
 
 
 def to_verifiers(log: Log) -> dict:
-    """Return a log as an episode of verifiers with one trace."""
+    """Return a log as an episode of verifiers with one trace.
+
+    Alternatives are branches before the action that was taken, so that the last branch is the run itself.
+    """
     nodes: list[dict] = []
+    last: int | None = None  # the node before the next one
+    others = iter([turn["others"] for turn in log.turns])
     for message, _ in log.messages():
         sampled = message["role"] == "assistant"
-        content = {"role": message["role"], "content": message["content"]}
-        if sampled:
-            content["reasoning_content"] = message["thought"]
-        nodes.append(
-            {"parent": len(nodes) - 1 if nodes else None, "message": content, "sampled": sampled, "timestamp": 0.0}
-        )
+        for alternative in next(others).get("alternatives", ()) if sampled else ():
+            _add_branch(nodes, last, alternative)
+        nodes.append(_node(last, message["role"], message["content"], message.get("thought"), sampled))
+        last = len(nodes) - 1
     task = {
         "type": "eexp",
         "key": _task_id(log),
@@ -179,6 +185,24 @@ def to_verifiers(log: Log) -> dict:
         "ok": True,
         "traces": [trace],
     }
+
+
+def _node(parent: int | None, role: str, text: str, thought: str | None = None, sampled: bool = False) -> dict:
+    """Return a node of verifiers' graph; `sampled` says that a model wrote it."""
+    content = {"role": role, "content": text, **({"reasoning_content": thought} if role == "assistant" else {})}
+    return {"parent": parent, "message": content, "sampled": sampled, "timestamp": 0.0}
+
+
+def _add_branch(nodes: list[dict], parent: int | None, alternative: dict) -> None:
+    """Add an alternative that was executed, its outcome and what a policy did after it; nothing for another one."""
+    outcome = alternative.get("outcome")
+    if not outcome:
+        return
+    sampled = alternative["source"] == "policy"
+    for step in ({**outcome, "action": alternative["action"]}, *(alternative.get("then") or ())):
+        nodes.append(_node(parent, "assistant", step["action"], step.get("thought"), sampled))
+        nodes.append(_node(len(nodes) - 1, "user", step["observation"]))
+        parent = len(nodes) - 1
 
 
 def to_inspect(logs: Iterable[Log]) -> dict:
@@ -297,6 +321,8 @@ def from_atif(record: dict) -> dict:
         results = _list(observation, "results", f"{at}.observation", missing=[])
         texts = [_text(result.get("content"), f"{at}.observation.results[{n}]") for n, result in enumerate(results)]
         message = {"role": "assistant", "content": text, "reasoning_content": step.get("reasoning_content")}
+        if (own := _object_or_empty(step.get("extra")).get(_OWN)) is not None and len(calls) < 2:
+            message[_OWN] = own
         if calls and (len(calls) == 1 or any(result.get("source_call_id") for result in results)):
             messages.append({**message, "tool_calls": calls})
             for result, answer in zip(results, texts):
@@ -317,26 +343,15 @@ def from_atif(record: dict) -> dict:
 
 
 def from_verifiers(record: dict) -> dict:
-    """Return an episode of verifiers with one trace, or a trace, as a record of chat messages: its last branch."""
-    trace, at = record, "$"
-    if "traces" in record:
-        traces = _list(record, "traces", "$")
-        if len(traces) != 1:
-            raise InputError(f"expected one trace, got {len(traces)}", "$.traces")
-        trace, at = traces[0], "$.traces[0]"
+    """Return an episode of verifiers with one trace, or a trace, as a record of chat messages.
+
+    Its last branch is read, unless the record is a `Branch`.
+    """
+    trace, at = _trace_of(record)
     nodes = _list(trace, "nodes", at)
-    parents = {parent for node in nodes if isinstance(parent := node.get("parent"), int)}
-    n: Any = max((n for n in range(len(nodes)) if n not in parents), default=None)
-    if n is None:
-        raise InputError("no node at the end of a branch", f"{at}.nodes")
-    path: list[int] = []
-    while n is not None:
-        if not isinstance(n, int) or not 0 <= n < len(nodes) or n in path:
-            raise InputError("expected an earlier node", f"{at}.nodes[{path[-1]}].parent")
-        path.append(n)
-        n = nodes[n].get("parent")
+    leaf = record.leaf if isinstance(record, Branch) else _leaves(nodes, at)[-1]
     messages = []
-    for n in reversed(path):
+    for n in _path(nodes, leaf, at):
         message = nodes[n].get("message")
         if not isinstance(message, dict):
             raise InputError("expected an object", f"{at}.nodes[{n}].message")
@@ -352,7 +367,58 @@ def from_verifiers(record: dict) -> dict:
     )
     own = _own(trace.get("info"))
     rest = {k: v for k, v in trace.items() if k not in ("nodes", "info")}
+    rest |= {"branch": record.number} if isinstance(record, Branch) else {}
     return _adapted(own, name, messages, rest, trace.get("info"))
+
+
+def branches_of(record: dict) -> Iterator[Branch]:
+    """Yield each branch of a graph of verifiers in which the agent acts.
+
+    A branch is the path from a root to a leaf. Branches come in the order of their leaves, as in verifiers, so the last
+    one is what `from_verifiers` reads of the whole graph.
+
+    Raises:
+        InputError: The record holds no such graph.
+    """
+    trace, at = _trace_of(record)
+    nodes = _list(trace, "nodes", at)
+    number = 0
+    for leaf in _leaves(nodes, at):
+        messages = (_object_or_empty(nodes[n].get("message")) for n in _path(nodes, leaf, at))
+        if any(message.get("role") == "assistant" for message in messages):
+            number += 1
+            yield Branch(record, number, leaf)
+
+
+def _trace_of(record: dict) -> tuple[dict, str]:
+    """Return the only trace of an episode of verifiers, or the record if it is a trace, and its JSON path."""
+    if "traces" not in record:
+        return record, "$"
+    traces = _list(record, "traces", "$")
+    if len(traces) != 1:
+        raise InputError(f"expected one trace, got {len(traces)}", "$.traces")
+    return traces[0], "$.traces[0]"
+
+
+def _leaves(nodes: list[dict], at: str) -> list[int]:
+    """Return the nodes that are the parent of no other one; there is at least one."""
+    parents = {parent for node in nodes if isinstance(parent := node.get("parent"), int)}
+    leaves = [n for n in range(len(nodes)) if n not in parents]
+    if not leaves:
+        raise InputError("no node at the end of a branch", f"{at}.nodes")
+    return leaves
+
+
+def _path(nodes: list[dict], leaf: int, at: str) -> list[int]:
+    """Return the nodes from a root to a leaf."""
+    path: dict[int, None] = {}  # in order
+    n: Any = leaf
+    while n is not None:
+        if not isinstance(n, int) or not 0 <= n < len(nodes) or n in path:
+            raise InputError("expected an earlier node", f"{at}.nodes[{next(reversed(path))}].parent")
+        path[n] = None
+        n = nodes[n].get("parent")
+    return [*path][::-1]
 
 
 def from_inspect(record: dict) -> dict:
@@ -481,3 +547,12 @@ def _text(content: Any, at: str) -> str:
 
 INSPECT_FORMAT = replace(conversations.MESSAGES_FORMAT, adapt=from_inspect, documents=samples)
 INSPECT_LOG = ExportFormat(log_of, to_inspect)
+VERIFIERS_FORMAT = replace(conversations.MESSAGES_FORMAT, adapt=from_verifiers, branches=branches_of)
+
+
+def _log_format(write: Callable[[Log], dict]) -> ExportFormat:
+    """Return the format of logs that a function writes, one a line."""
+    return ExportFormat(lambda record: write(log_of(record)), with_alternatives=lambda r: write(log_of(r, True)))
+
+
+ATIF_LOG, VERIFIERS_LOG = _log_format(to_atif), _log_format(to_verifiers)

@@ -17,6 +17,8 @@ ATIF, VERIFIERS, INSPECT = "atif", "verifiers", "inspect"
 WITHOUT_TOOLS = (AGENTTRAJ, ETO, SHAREGPT)  # formats in which an agent cannot call tools
 
 SFT = "sft"  # the format of rows that `eexp export-log` writes
+HF_TRACES = "hf-traces"  # sessions for the trace viewer of Hugging Face's hub, which `eexp export-log` writes
+LAST, ALL = "last", "all"  # which branches of a graph of messages `eexp import` reads
 #: The formats of rows that `eexp import` reads, each with the kind of the examples.
 ROWS = {"expert_sft": "imitation", "iwm_sft": "world_model", "reflection_sft": "reflection"}
 
@@ -32,7 +34,7 @@ IMPORT_FORMATS = Registry(
         SHAREGPT: (f"{_CONVERSATIONS}:SHAREGPT_FORMAT", "chats of ShareGPT"),
         MESSAGES: (f"{_CONVERSATIONS}:MESSAGES_FORMAT", "OpenAI's chat messages, with calls of tools"),
         ATIF: ("eexp.formats.logs:from_atif", "Harbor's trajectories"),
-        VERIFIERS: ("eexp.formats.logs:from_verifiers", "verifiers' traces.jsonl"),
+        VERIFIERS: ("eexp.formats.logs:VERIFIERS_FORMAT", "verifiers' traces.jsonl"),
         INSPECT: ("eexp.formats.logs:INSPECT_FORMAT", "logs of Inspect, as JSON"),
         **{name: ("eexp.formats.sft:Rows", f"rows of messages, examples of {kind}") for name, kind in ROWS.items()},
         EPISODES: ("eexp.formats.episodes:trajectory_of", "episodes of `eexp eval`"),
@@ -42,9 +44,10 @@ EXPORT_FORMATS = Registry(
     "eexp.export_formats",
     "export format",
     {
-        ATIF: ("eexp.formats.logs:as_atif", "Harbor's trajectory format (ATIF), one a line"),
-        VERIFIERS: ("eexp.formats.logs:as_verifiers", "verifiers' episodes, as in its traces.jsonl"),
+        ATIF: ("eexp.formats.logs:ATIF_LOG", "Harbor's trajectory format (ATIF), one a line"),
+        VERIFIERS: ("eexp.formats.logs:VERIFIERS_LOG", "verifiers' episodes, as in its traces.jsonl"),
         INSPECT: ("eexp.formats.logs:INSPECT_LOG", "one log of Inspect"),
+        HF_TRACES: ("eexp.formats.sessions:SESSION", "a session for the trace viewer of Hugging Face's hub"),
         SFT: ("eexp.formats.sft:to_row", "rows of chat messages, of examples"),
     },
 )

@@ -171,7 +171,9 @@ class ModelPolicy(Policy):
         tools = self.style.shown_tools(state.tools)
         if request.only_admissible:
             if self.style.action.calls:
-                raise UsageError(f"prompt style {self.style.name}: a model cannot be held to a list of tool calls")
+                raise UsageError(
+                    f"prompt style {self.style.name}: constrained decoding is not possible where actions are tool calls"
+                )
             if not state.admissible:
                 raise InputError("only admissible actions may be chosen, and none are known here")
             allowed = self._texts(state.admissible)

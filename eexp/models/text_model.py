@@ -125,7 +125,7 @@ class TextModel(Model):
         if not isinstance(request, Draw):
             raise UsageError(f"{self.spec}: it writes texts and scores none; take a GGUF file or hf:")
         if request.allowed is not None:
-            raise UsageError(f"{self.spec}: it cannot be held to a list of texts; take a GGUF file or hf:")
+            raise UsageError(f"{self.spec}: constrained decoding is not possible with it; take a GGUF file or hf:")
         if request.prefix:
             raise UsageError(f"{self.spec}: it cannot go on from the beginning of an answer; give --think auto")
         draw = OpenDraw(request)

@@ -1,29 +1,60 @@
-"""Put a page together: styles and scripts within it, data as JSON, and a policy that forbids everything else."""
+"""Put a page together: styles and scripts within it, data as JSON, and a policy that forbids everything else.
+
+base.html has what all pages have: the head, the bar with its buttons, the keys, and the data.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
 import orjson
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-
-def style(room: str) -> Markup:
-    """Return the common style, and that of a room's page.css."""
-    return Markup(_read("eexp.pages", "base.css") + _read(room, "page.css"))
+from eexp import __version__
 
 
-def script(room: str) -> Markup:
-    """Return the common script, and that of a room's page.js."""
-    return Markup(_read("eexp.pages", "base.js") + _read(room, "page.js"))
+def render(
+    room: str,
+    title: str,
+    data: Mapping[str, Any],
+    *,
+    loads: str = "",
+    filters: Mapping[str, Callable] | None = None,
+    functions: Mapping[str, Callable] | None = None,
+    **values: Any,
+) -> str:
+    """Return a room's page: its page.html, which extends base.html, with the common style and script and its own.
 
-
-def template(room: str) -> str:
-    """Return the template of a room's page."""
-    return _read(room, "page.html")
+    Args:
+        data: What the script reads, by the id of its element.
+        loads: Directives of what the page may load, such as "connect-src 'self'".
+        filters, functions: Those of the template.
+        values: The template's variables.
+    """
+    environment = Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        loader=FunctionLoader(lambda name: _read("eexp.pages" if name == "base.html" else room, name)),
+    )
+    environment.filters |= filters or {}
+    environment.globals |= functions or {}
+    style, script = (_read("eexp.pages", f"base.{kind}") + _read(room, f"page.{kind}") for kind in ("css", "js"))
+    return environment.get_template("page.html").render(
+        title=title,
+        version=__version__,
+        style=Markup(style),
+        script=Markup(script),
+        policy=policy(script, loads),
+        data={name: embedded(contents) for name, contents in data.items()},
+        **values,
+    )
 
 
 def _read(room: str, name: str) -> str:

@@ -22,6 +22,18 @@ SHARES = {
     "finishing": "finish the task",
 }
 
+#: What became of an alternative, as it is shown: its mark, and the words for it.
+OUTCOMES = {
+    "invalid": "refused",
+    "unchanged": "unchanged",
+    "changed": "changed",
+    "done": "ended",
+    "finished": "finished the task",
+    "same": "same as the expert's",
+    "untrusted": "branch not trusted",
+    "missing": "not executed",
+}
+
 
 def finishes(outcome: dict) -> bool:
     """Return whether an outcome completes the task.
@@ -140,6 +152,27 @@ def outcome_kinds(trajectory: dict, i: int, alternative: dict) -> list[str]:
         "finishing": finishes(outcome),
     }
     return [name for name, belongs in belongs_to.items() if belongs]
+
+
+def marks_of(trajectory: dict) -> list[list[str]]:
+    """Return what became of each alternative, by step: a key of OUTCOMES each."""
+    steps = trajectory["steps"]
+    return [
+        [_mark(step, expert_outcome(trajectory, i), alternative) for alternative in step.get("alternatives") or []]
+        for i, step in enumerate(steps)
+    ]
+
+
+def _mark(step: dict, expert: dict | None, alternative: dict) -> str:
+    outcome = alternative.get("outcome")
+    if alternative.get("refused"):
+        return "untrusted"
+    if not outcome:
+        return "missing"
+    if finishes(outcome):
+        return "finished"
+    transition = transition_of(step["observation"], outcome)
+    return "same" if transition == "changed" and same_as_expert(step, expert, alternative) else transition
 
 
 def with_failures_counted(trajectories: Iterator[dict], count: Callable[[str, int], None]) -> Iterator[dict]:

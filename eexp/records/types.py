@@ -110,7 +110,8 @@ class Step(Struct, kw_only=True):
         False
     )
     repeated: Annotated[
-        bool, _note("stands in another correction of the same episode, too (`eexp correct`); imitated there")
+        bool,
+        _note("stands in an earlier branch or another correction of the same episode, too; imitated there"),
     ] = False
     noise: Annotated[
         bool, _note("drawn by `eexp expert --noise` instead of the expert's action; imitated like any other")

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from eexp import __version__
 from eexp.evidence.comparison import compare
 from eexp.evidence.results import kind_for_comparison
 from eexp.evidence.settings import CompareSettings
@@ -71,21 +69,18 @@ def page(
         source: The directories, as they were given.
         limit: The option that kept the other tasks' episodes out, such as "--tasks 100".
     """
-    script = html.script("eexp.report")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {"value": value, "percent": percent, "points": points, "p": p_value, "count": count}
-    environment.globals |= {"glyph": charts.glyph, "colour": charts.colour}
-    template = environment.from_string(html.template("eexp.report"))
     baseline = next((row["against"] for row in rows if row.get("against")), None)
     best = max(range(len(rows)), key=lambda i: (i > 0, rows[i]["rate"]))  # beside the baseline
     names = [{"label": arm.label, "runs": [run.name for run in arm.runs]} for arm in arms]
     episodes = {"arms": names, "start": ["0/0", f"{best}/0"], **shown}
-    return template.render(
-        title=title,
-        version=__version__,
-        style=html.style("eexp.report"),
-        script=script,
-        policy=html.policy(script),
+    return html.render(
+        "eexp.report",
+        title,
+        {"rows": list(rows), "episodes-data": episodes},
+        filters={"value": value, "percent": percent, "points": points, "p": p_value, "count": count},
+        loads="img-src data:",
+        functions={"glyph": charts.glyph, "colour": charts.colour},
+        kind="report",
         confidence=f"{100 * confidence:g}{NARROW}%",
         baseline=baseline,
         findings=findings(rows, confidence),
@@ -98,8 +93,6 @@ def page(
         source=source,
         limit=limit,
         excerpts=shown,
-        rows_json=html.embedded(list(rows)),
-        episodes_json=html.embedded(episodes),
     )
 
 

@@ -40,7 +40,7 @@ def check(model: PreTrainedModel, rows: list[Row], packing: str, dtype: torch.dt
     """
     config = model.config
     if getattr(config, "is_encoder_decoder", False) or _sees_ahead(model, rows, dtype):
-        raise UsageError(f"{config.model_type}: its tokens see what comes after them, so it cannot learn to write")
+        raise UsageError(f"{config.model_type}: its attention is not causal, so completions cannot be learned")
     _check_positions(config.get_text_config(), rows, packing == "none" and budget == 1)
 
 
@@ -63,11 +63,13 @@ def prepare(model: PreTrainedModel, rows: list[Row], dtype: torch.dtype, budget:
         raise UsageError(f"{kind}: computes no trees ({reason}); give --packing none") from None
     error = abs(loss_of_rows - loss_of_tree) / loss_of_rows
     if not error <= _TOLERANCE[dtype.itemsize]:
-        raise UsageError(f"{kind}: computes a tree otherwise than its rows (off by {error:.1g}); give --packing none")
+        raise UsageError(
+            f"{kind}: its loss changes where examples share a prefix (by {error:.1g}); give --packing none"
+        )
     error = float((gradient_of_rows - gradient_of_tree).norm() / gradient_of_rows.norm())
     if not error <= _GRADIENT_TOLERANCE[dtype.itemsize]:
         raise UsageError(
-            f"{kind}: the gradient of a tree is not that of its rows (off by {error:.1g}); give --packing none"
+            f"{kind}: its gradient changes where examples share a prefix (by {error:.1g}); give --packing none"
         )
 
 
@@ -194,7 +196,7 @@ def _check_positions(config: PreTrainedConfig, rows: list[Row], alone: bool) -> 
         else:
             continue
         raise UsageError(
-            f"{config.model_type}: reads positions otherwise beyond {border} tokens, so that longer and "
+            f"{config.model_type}: encodes positions in another way beyond {border} tokens, so that longer and "
             f"shorter examples cannot be computed together; give {advice}"
         )
 

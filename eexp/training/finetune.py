@@ -1,7 +1,8 @@
 """Fine-tuning on completions, with transformers' Trainer and PEFT.
 
-Loss and gradient of an update are those of its examples one at a time, over the weights of their targets. How examples
-share tokens (trie.py), how an update is cut into passes, and how many processes compute it change neither.
+The loss of an update is the weighted mean of the cross-entropy of its target tokens. It is the same, and so is its
+gradient, as with one example at a time. Shared prefixes (trie.py), gradient accumulation and the number of processes
+do not change them.
 
 The files beside the weights say how they were made: resolved settings, versions, data fingerprint, prompt style and
 lineage in `eexp.json`, the loss curve in `metrics.jsonl`, and all of it for a person in `README.md`.

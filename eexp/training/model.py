@@ -62,7 +62,9 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
     if settings.full and settings.init:
         raise UsageError("--full trains all weights; to go on with a full model give it as -m, --init is for adapters")
     if settings.base.endswith(".gguf") or settings.base.startswith(("http:", "https:")):
-        raise UsageError(f"{settings.base}: what is trained is a directory or hub id; no GGUF, no server")
+        raise UsageError(
+            f"{settings.base}: training needs the weights: a directory or a hub id, no GGUF file and no server"
+        )
     if is_adapter(resolve_base(settings.base)):
         raise UsageError(f"{settings.base}: an adapter; give its base as -m, and it as --init to go on with it")
     dtype = computed_dtype(settings)

@@ -47,64 +47,65 @@ class Settings(Checked):
         "Continue this PEFT adapter (world model first, then imitation).  [default: a new one]"
     )
     keep_optimizer: bool = option(False).help(
-        "Save the averages of gradients that AdamW keeps, too, and begin with those of --init, where it has them: "
-        "for training in rounds."
+        "Save AdamW's state beside the adapter, and load it from --init if it is there. For training in rounds."
     )
     full: bool = option(False).help("Train all weights instead of an adapter.")
     dtype: str = option("auto", type=Word(["auto", "float32", "bfloat16"])).help(
-        "Type that is computed in, and that frozen weights are held in; what is trained is held in float32. auto "
-        "is bfloat16 on a GPU that has it, else float32."
+        "Number format of computation and of frozen weights. Weights that are trained stay in float32. auto is "
+        "bfloat16 on a GPU that supports it, else float32."
     )
     load_in_4bit: bool = option(False).help(
-        "Train the adapter on a base in 4 bits (QLoRA), on a GPU or a CPU; needs bitsandbytes."
+        "QLoRA: train the adapter on a base quantised to 4 bits, on a GPU or a CPU. Needs bitsandbytes."
     )
     epochs: float = option(1.0, type=Finite(0, min_open=True), metavar="N").help("Passes over the examples.")
     max_steps: int | None = option(None, type=Whole(1), metavar="UPDATES").help(
-        "Stop after this many updates, whatever --epochs says.  [default: as --epochs says]"
+        "Stop after this many updates; overrides --epochs.  [default: as --epochs says]"
     )
     batch_size: int | None = option(None, type=Whole(1)).help(
-        "Examples in an update.  [default: whole trajectories, at least 4, with at least 16 examples; 16 "
-        "with --shuffle examples]"
+        "Batch size: examples of an update.  [default: whole trajectories, at least 4 of them and at least 16 "
+        "examples; with --shuffle examples, 16 examples]"
     )
     batch_trajectories: int | None = option(None, type=Whole(1)).help(
-        "Whole trajectories in an update, with all their examples.  [default: as --batch-size says]"
+        "Batch size in trajectories, each with all its examples.  [default: see --batch-size]"
     )
     budget_like: str | None = option(None, type=FILE, metavar="DIR").help(
-        "Make as many updates, of as many target tokens, as the training run in DIR, whatever --epochs and "
-        "--batch-size say; those that made --init count."
+        "Match the training run in DIR: as many updates, and as many target tokens an update. Overrides --epochs and "
+        "--batch-size. Updates that trained --init count."
     )
     action_weight: float = option(1.0, type=Finite(0, min_open=True)).help(
-        "Multiply the loss of an action that follows a thought in the same completion."
+        "Loss weight of the action where a thought precedes it in the completion."
     )
     share: Mapping[str, float] | None = option(None, gather=kind_shares, metavar="KIND=SHARE").help(
-        "Weigh the examples of a kind so that they are this share of the loss, e.g. world_model=0.05; "
-        "can be repeated.  [default: as the weights of the examples say]"
+        "Share of the loss that examples of a kind have, such as world_model=0.05: their loss weights are scaled to "
+        "it. Can be repeated.  [default: as the weights of the examples say]"
     )
     objective: str = option("sft", type=Word([*dict.fromkeys(kind.name for kind in OBJECTIVES)])).help(
-        "What is learned: the completions of examples (sft), or to prefer the chosen answers of preferences to "
-        "the rejected ones (dpo), measured against the model as it is at the start."
+        "The objective. sft: the cross-entropy of completions. dpo: direct preference optimisation on preferences; "
+        "its reference is "
+        "the model at the start."
     )
     beta: float = option(0.1, type=Finite(0, min_open=True)).help(
-        "For --objective dpo: how much the log-ratio to the model at the start counts; more keeps closer to it."
+        "With --objective dpo: DPO's beta. A larger value keeps the model closer to its reference."
     )
     sft_weight: float | None = option(None, type=Finite(0)).help(
-        "For --objective dpo: add the loss per token of the examples among FILEs, times X; where there are none, "
-        "that of the chosen answers.  [default: 1 with examples, else 0]"
+        "With --objective dpo: weight of an added cross-entropy per token, on the examples among FILEs. Without "
+        "examples, it is that of the chosen answers (RPO).  [default: 1 with examples, else 0]"
     )
     clip: float | None = option(None, type=Finite(0, 1, min_open=True)).help(
-        "For examples of `eexp policy-data`: leave a token alone once its probability has changed by this share "
-        "since before the first update, in the direction that its weight asks for; 0.2 is usual."
+        "PPO's clipped objective, for examples of `eexp policy-data`. X is the clip range epsilon; 0.2 is usual. The "
+        "ratio of a token's probability is to that before the first update."
     )
     tokens_per_batch: int = option(4096, type=Whole(1)).help(
-        "Tokens computed at once; fewer take less memory and give the same result."
+        "Tokens of a forward pass. Fewer tokens take less memory; the result is the same."
     )
     packing: str = option("tree", type=Word(["tree", "none"])).help(
-        "Compute the tokens that examples share once (tree), or pad examples side by side (none), which more "
-        "models support; the result is the same."
+        "How examples stand in a forward pass. tree: compute the prefixes that examples share once. none: pad "
+        "examples, which more models support. The "
+        "result is the same."
     )
     shuffle: str = option("trajectories", type=Word(["trajectories", "examples"])).help(
-        "What is shuffled every epoch. Examples of one trajectory share most tokens, and make updates less "
-        "varied; single examples share fewer, and make them more varied."
+        "What is shuffled every epoch: trajectories, each with its examples, or single examples. Trajectories are "
+        "faster, because their examples share most tokens. Single examples make batches more varied."
     )
     learning_rate: float | None = option(None, "--lr", type=Finite(0, min_open=True), metavar="RATE").help(
         "Learning rate.  [default: 1e-4, with --full 1e-5]"
@@ -113,24 +114,26 @@ class Settings(Checked):
         "Schedule of the learning rate after the warm-up."
     )
     warmup: float = option(0.03, type=Finite(0, 1), metavar="SHARE").help(
-        "Share of the updates in which the learning rate rises from 0."
+        "Warm-up, as a share of the updates: the learning rate rises from 0."
     )
     weight_decay: float = option(0.0, type=Finite(0)).help("Weight decay of the AdamW optimiser.")
-    max_grad_norm: float = option(1.0, type=Finite(0, min_open=True)).help("Shorten a longer gradient to this length.")
-    rank: int = option(16, type=Whole(1)).help("Rank of a new adapter.")
-    alpha: int = option(32, type=Whole(1)).help("Scale a new adapter by alpha / rank.")
-    rslora: bool = option(False).help("Scale a new adapter by alpha / sqrt(rank) instead.")
+    max_grad_norm: float = option(1.0, type=Finite(0, min_open=True)).help(
+        "Gradient clipping: largest norm of an update's gradient."
+    )
+    rank: int = option(16, type=Whole(1)).help("LoRA's rank, of a new adapter.")
+    alpha: int = option(32, type=Whole(1)).help("LoRA's alpha: a new adapter is scaled by alpha / rank.")
+    rslora: bool = option(False).help("RsLoRA: scale a new adapter by alpha / sqrt(rank) instead.")
     max_length: int | None = option(None, type=Whole(2), metavar="TOKENS").help(
-        "Most tokens of an example; a longer one is a bad record.  [default: the model's context]"
+        "Longest example, in tokens. A longer one is a bad record, and is not cut.  [default: the model's context]"
     )
     gradient_checkpointing: bool = option(False).help(
-        "Compute activations again in the backward pass: less memory, more time."
+        "Gradient checkpointing: recompute activations in the backward pass. Takes less memory and more time."
     )
     validate_every: int | None = option(None, type=Whole(1), metavar="UPDATES").help(
         "Compute the loss on --validate this often.  [default: every epoch]"
     )
     keep: str = option("last", type=Word(["last", "best"])).help(
-        "Weights to save: the last, or those with the lowest loss on --validate."
+        "Weights to save: the last ones, or those with the lowest held-out loss (--validate)."
     )
     save_every: int | None = option(None, type=Whole(1), metavar="UPDATES").help(
         "Write a checkpoint this often.  [default: every epoch]"

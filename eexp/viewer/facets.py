@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from eexp.records.outcomes import finishes, same_as_expert, transition_of
-from eexp.records.record import expert_outcome
+from eexp.records.outcomes import OUTCOMES, finishes, marks_of
 
 #: The groups of filters, in the order in which they are shown, with their names.
 GROUPS = {
@@ -25,18 +24,6 @@ GROUPS = {
     "difference": "Difference",
 }
 
-#: What became of an alternative, as it is shown: its mark, and the words for it.
-OUTCOMES = {
-    "invalid": "refused",
-    "unchanged": "unchanged",
-    "changed": "changed",
-    "done": "ended",
-    "finished": "finished the task",
-    "same": "same as the expert's",
-    "untrusted": "branch not trusted",
-    "missing": "not executed",
-}
-
 
 class Numbers(NamedTuple):
     """Numbers of a record that a list can be sorted by; nan for those that it has not."""
@@ -45,27 +32,6 @@ class Numbers(NamedTuple):
     refused: float = math.nan
     logprob: float = math.nan
     gain: float = math.nan
-
-
-def marks_of(trajectory: dict) -> list[list[str]]:
-    """Return what became of each alternative, by step: a key of OUTCOMES each."""
-    steps = trajectory["steps"]
-    return [
-        [_mark(step, expert_outcome(trajectory, i), alternative) for alternative in step.get("alternatives") or []]
-        for i, step in enumerate(steps)
-    ]
-
-
-def _mark(step: dict, expert: dict | None, alternative: dict) -> str:
-    outcome = alternative.get("outcome")
-    if alternative.get("refused"):
-        return "untrusted"
-    if not outcome:
-        return "missing"
-    if finishes(outcome):
-        return "finished"
-    transition = transition_of(step["observation"], outcome)
-    return "same" if transition == "changed" and same_as_expert(step, expert, alternative) else transition
 
 
 def facets_of(record: dict) -> Iterator[tuple[str, str]]:

@@ -199,7 +199,7 @@
           ...alternatives.map((alternative, j) => branch(alternative, shown.marks[i][j]))) : null,
         madeOf(i));
     }));
-    if (record.outcome) path.append(stateOf(record.steps.length, "the end", text(record.outcome.observation, "seen"), pictureOf(record.outcome), ...tags(record.outcome)));
+    if (record.outcome) path.append(stateOf(record.steps.length, `the end, ${record.steps.length}`, text(record.outcome.observation, "seen"), pictureOf(record.outcome), ...tags(record.outcome)));
     const others = (shown.related ?? []).filter((other) => other.step === null || other.step === undefined);
     return [path, others.length ? element("p", { class: "examples" }, "made of it: ", ...others.map((other) => toRecord(other, other.kind ?? other.type))) : null];
   }
@@ -238,7 +238,7 @@
       if (turn.text && !turn.thought) item.append(element("details", {}, element("summary", {}, "as written"), text(turn.text, "seen")));
       return item;
     }));
-    if (record.final) path.append(stateOf((record.transcript ?? []).length, "the end", text(record.final, "seen")));
+    if (record.final) path.append(stateOf((record.transcript ?? []).length, `the end, ${(record.transcript ?? []).length}`, text(record.final, "seen")));
     return element("section", { "aria-label": record.model ?? "episode" }, element("h3", {}, record.model ?? "episode"),
       element("p", { class: "note" }, tag(record.success ? "yes" : "no", record.success ? "✓ success" : "✗ failure"),
         `${many(record.steps, "step", "steps")}, ${record.invalid ?? 0} refused`), path);
@@ -277,7 +277,7 @@
     const record = shown.record;
     const back = record && record.type !== "trajectory" && record.type !== "episode" ? (shown.related ?? [])[0] : undefined;
     $("title").textContent = record ? record.instruction || record.id || record.type : "A line that cannot be read";
-    $("place").replaceChildren([record?.type, record?.kind, record?.env, record?.id].filter(Boolean).join(" · "), element("br"),
+    $("place").replaceChildren([record?.type, record?.kind, record?.id?.startsWith(record.env) ? null : record?.env, record?.id].filter(Boolean).join(" · "), element("br"),
       `${state.files[shown.file]}, line ${shown.line} `);
     if (record?.id) $("place").append(element("a", { href: linkTo(record.id, shown.file) }, "Link"));
     const parts = [];

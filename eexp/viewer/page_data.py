@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from eexp.errors import InputError
-from eexp.viewer.facets import OUTCOMES, marks_of, parent_of, step_of, title_of
+from eexp.records.outcomes import OUTCOMES, marks_of
+from eexp.viewer.facets import parent_of, step_of, title_of
 from eexp.viewer.index import ORDERS, Index, parse
 
 _TITLE = 160  # characters of a record's line in the list

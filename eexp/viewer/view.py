@@ -8,9 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
-from eexp import __version__
 from eexp.pages import html
 from eexp.viewer import page_data
 from eexp.viewer.index import Index
@@ -80,17 +77,13 @@ def page(index: Index, *, held: dict | None = None, about: str = "") -> str:
     if held is not None:
         state["records"] = len(held["rows"])
     data: dict[str, Any] = {"served": held is None, "state": state, **(held or {})}
-    script = html.script("eexp.viewer")
-    loads = "img-src data:" if held is not None else "connect-src 'self'; img-src 'self' data:"
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return environment.from_string(html.template("eexp.viewer")).render(
-        title=", ".join(Path(file).name for file in index.files),
+    return html.render(
+        "eexp.viewer",
+        ", ".join(Path(file).name for file in index.files),
+        {"data": data},
+        loads="img-src data:" if held is not None else "connect-src 'self'; img-src 'self' data:",
         about=about,
-        version=__version__,
-        style=html.style("eexp.viewer"),
-        script=script,
-        policy=html.policy(script, loads),
-        data_json=html.embedded(data),
+        kind="viewer",
     )
 
 

@@ -89,6 +89,7 @@ NO_PIPE = {
     "compare": "reads files by name; below, and tests/commands/test_compare.py",
     "plan": "reads what runs took; tests/evidence/test_costing.py",
     "view": "writes a page; tests/viewer/test_view.py",
+    "card": "reads files by name; tests/formats/test_data_card.py",
     "power": "reads files by name; tests/commands/test_compare.py",
     "report": "reads directories; below, and tests/commands/test_report.py",
     "prompts": "reads no records; tests/prompts/test_prompts.py",

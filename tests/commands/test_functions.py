@@ -116,6 +116,7 @@ def test_the_functions_run_one_after_the_other(tmp_path):
     assert list(f["merge"]([str(part)])) == [with_lineage(t, "mine") for t in demonstrations]
     assert f["stats"](examples)
     assert list(f["export_log"](episodes, "inspect"))
+    assert "# records" in f["card"]([str(part)[:-4] + "il"], directory="records")
     assert len(list(f["score"](examples[:4], model))) == 4
     trained = f["finetune"](examples[:8], tmp_path / "il-run", Settings(max_steps=1))
     assert trained["updates"] == 1

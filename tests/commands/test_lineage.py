@@ -23,6 +23,7 @@ CALLS = {name: [stage.args for stage in STAGES.values() if stage.name == name] f
 }
 #: Further calls, in which an option decides something that it decides in none of those.
 for _call in (
+    ("import", "verifiers"),
     ("imitation-data", "--recall", "past.jsonl"),
     ("reflect", "-m", "tiny", "--threads", "1"),
     ("reflect", "--rationale", "search"),
@@ -40,6 +41,7 @@ for _call in (
 #: Values of options that do not take any number or word.
 VALUES = {
     ("import", "split"): "train",
+    ("import", "branches"): "all",
     ("import", "mapping"): "names.json",
     ("mix", "apart_from"): "held-out.jsonl",
     ("mix", "share"): "imitation=0.5",
@@ -63,7 +65,7 @@ NOT_RECORDED = {
 }
 
 #: Commands with settings that write no records.
-WITHOUT_LINEAGE = {"finetune", "compare", "power", "plan", "report", "view"}
+WITHOUT_LINEAGE = {"finetune", "compare", "power", "plan", "report", "view", "card"}
 
 #: (command, field) -> the name of the option in lineage.
 LABELS = {

@@ -89,6 +89,7 @@ CALLS: dict[str, list[list[str]]] = {
     "finetune": [["finetune", "--epochs", EVIL, "imitation"]],  # --dry-run: tests/training/test_finetune.py
     "export": [["export", EVIL, "-o", "/nothing/x.gguf"]],
     "export-log": [["export-log", "--format", "atif", "episodes"], ["export-log", "--format", "inspect", "bad"]],
+    "card": [["card", EVIL], ["card", "rollout", "--title", EVIL], ["card", "bad"]],
     "panel": [["panel", "--check", "panel", "--apart-from", "panel"], ["panel", EVIL, "-n", "1"]],
     "eval": [
         ["eval", EVIL],

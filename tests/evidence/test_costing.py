@@ -62,7 +62,7 @@ def test_alternatives_cost_what_runs_with_several_say():
     assert one[0]["record_seconds"] == pytest.approx(4) and "another K" in one[1]["notes"][0]
     expert = cost("expert", seconds=0.5, reads=[], alternatives=0, entry="expert 0.2.0 seed=0", **{"in": 0})
     assert plan([expert, cost()], PlanSettings(trajectories=10, k=8))[0]["record_seconds"] == pytest.approx(0.5)
-    with pytest.raises(InputError, match="several"):
+    with pytest.raises(InputError, match="same number"):
         plan([cost(k=2), cost(k=4)], PlanSettings(trajectories=10, k=8))
 
 

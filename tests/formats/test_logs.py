@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import jsonschema
 import pytest
-from running import lines, read, run, write
+from running import lines, python_of, read, run, write
 
 from eexp.errors import InputError
 from eexp.formats import logs
@@ -62,14 +59,6 @@ def test_an_imported_run_can_be_replayed(format, runs):
     assert all(t["outcome"]["success"] and t["steps"][0]["admissible"] for t in result.records)
 
 
-def python_of(package: str) -> str:
-    """Return the Python that has a package: this one, or that in PEER_PACKAGE; skip the test if there is none."""
-    python = os.environ.get(f"PEER_{package.upper()}") or (sys.executable if find_spec(package) else None)
-    if not python:
-        pytest.skip(f"no {package} here; `make peers` installs it in a place of its own")
-    return python
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_logs_are_exchanged_with_the_package_of_the_format(format, runs, tmp_path):
@@ -81,9 +70,18 @@ def test_logs_are_exchanged_with_the_package_of_the_format(format, runs, tmp_pat
         files[-1].write_bytes(exported(format, runs[kind]))
     own = tmp_path / "own.json"
     script = PEERS / f"{PACKAGES[format].removesuffix('_ai')}_peer.py"
-    process = subprocess.run([python, script, *files, own], capture_output=True, text=True, timeout=240)
+    rollout = read(runs["trajectories"])
+    forked = tmp_path / "forked.json"
+    if format != "inspect":
+        forked.write_bytes(run("export-log", "--format", format, "--alternatives", runs["trajectories"]).ok().out)
+    process = subprocess.run([python, script, *files, forked, own], capture_output=True, text=True, timeout=240)
     assert process.returncode == 0, process.stderr
-    for line, records in zip(process.stdout.splitlines(), map(read, runs.values()), strict=True):
+    *summaries, alternatives = process.stdout.splitlines()
+    if format == "atif":
+        assert json.loads(alternatives) == [[step["alternatives"] for step in t["steps"]] for t in rollout]
+    elif format == "verifiers":
+        assert json.loads(alternatives) == [branches(t) for t in rollout]
+    for line, records in zip(summaries, map(read, runs.values()), strict=True):
         summary = json.loads(line)
         logged = [logs.log_of(record) for record in records]
         assert [r["texts"] for r in summary["runs"]] == [[m["content"] for m, _ in log.messages()] for log in logged]
@@ -91,6 +89,9 @@ def test_logs_are_exchanged_with_the_package_of_the_format(format, runs, tmp_pat
         assert [r["success"] for r in summary["runs"]] == [float(log.success) for log in logged]
         assert summary["mean"] == pytest.approx(sum(log.success for log in logged) / len(logged))
         assert (summary["model"], summary["task"]) == (logged[0].model, "house")
+    if format == "verifiers":
+        (branch,) = run("import", format, "--branches", "all", own).ok().records  # the other one has no action
+        assert steps_of(branch) == steps_of(run("import", format, own).ok().records[0])
     (imported,) = run("import", format, own).ok().records
     assert imported["instruction"] == "Find the gold." and imported["task"] == {"id": "one"}
     assert steps_of(imported) == [
@@ -142,10 +143,66 @@ def test_atif_follows_its_schema(kind, runs):
         assert log["final_metrics"]["total_steps"] == len(log["steps"])
 
 
-def test_alternatives_are_not_exported(runs):
+def test_alternatives_are_exported_only_if_asked_for(runs):
     assert any(step["alternatives"] for t in read(runs["trajectories"]) for step in t["steps"])
     for format in FORMATS:
         assert b"alternatives" not in exported(format, runs["trajectories"])
+    message = "--alternatives: inspect has no place for them"
+    run("export-log", "--format", "inspect", "--alternatives", runs["trajectories"]).one_error(2, message)
+
+
+def test_alternatives_in_atif_come_back_unchanged(runs):
+    """They stand in `extra` of their step, which ATIF leaves to others, with all other fields of the step."""
+    own = read(runs["trajectories"])
+    text = run("export-log", "--format", "atif", "--alternatives", runs["trajectories"]).ok().out
+    for line in text.splitlines():
+        jsonschema.validate(json.loads(line), ATIF)
+    for before, after in zip(own, run("import", "atif", stdin=text).ok().records, strict=True):
+        assert after["steps"] == [{k: v for k, v in step.items()} for step in before["steps"]]
+    one = json.loads(text.splitlines()[0])
+    step = next(n for n, step in enumerate(one["steps"]) if step["source"] == "agent")
+    odd = replaced(one, ("steps", step, "extra", "eexp", "alternatives", 0, "source"), 3)
+    run("import", "atif", stdin=lines([odd])).one_error(3, ".eexp.alternatives[0].source: expected a string")
+
+
+def branches(trajectory: dict) -> list[list[str]]:
+    """Return the texts of every branch of a trajectory's graph: one for each executed alternative, and the run."""
+    path = [trajectory["instruction"]]
+    found = []
+    for step in trajectory["steps"]:
+        path.append(step["observation"])
+        executed = [a for a in step["alternatives"] if a["outcome"]]
+        found += [[*path, a["action"], a["outcome"]["observation"]] for a in executed]
+        path.append(step["action"])
+    return [*found, [*path, trajectory["outcome"]["observation"]]]
+
+
+def test_all_branches_of_a_graph_are_imported(runs):
+    """Each branch is a trajectory, the last one is the run, and each action of the run is imitated once."""
+    own = read(runs["trajectories"])[:2]
+    text = run("export-log", "--format", "verifiers", "--alternatives", stdin=lines(own)).ok().out
+    expected = [branch for trajectory in own for branch in branches(trajectory)]
+    records = run("import", "verifiers", "--branches", "all", "--name", "house", stdin=text).ok().records
+    assert len(records) == len(expected) > len(own)
+    for record, branch in zip(records, expected, strict=True):
+        texts = [text for observation, action, _ in steps_of(record) for text in (observation, action)]
+        assert [record["instruction"], *texts, record["outcome"]["observation"]] == branch
+    runs_alone = run("import", "verifiers", "--name", "house", stdin=text).ok().records
+    assert [steps_of(r) for r in runs_alone] == [steps_of(t) for t in own]
+    learned = run("imitation-data", stdin=lines(records)).ok().records
+    histories = {tuple(branch[: 2 * n + 3]) for branch in expected for n in range((len(branch) - 1) // 2)}
+    assert len(learned) == len(histories) < sum(len(record["steps"]) for record in records)
+    run("import", "atif", "--branches", "all", stdin=b"").one_error(2, "--branches all is for graphs of messages")
+
+
+def test_a_branch_can_be_replayed(runs):
+    own = read(runs["trajectories"])[:1]
+    text = run("export-log", "--format", "verifiers", "--alternatives", stdin=lines(own)).ok().out
+    result = run("import", "verifiers", "--branches", "all", "--env", "house", stdin=text).ok()
+    assert len(result.records) == len(branches(own[0]))
+    assert sum(not step.get("repeated") for r in result.records for step in r["steps"]) == len(
+        {tuple(b[: 2 * n + 3]) for b in branches(own[0]) for n in range((len(b) - 1) // 2)}
+    )
 
 
 def test_records_that_are_no_runs_are_refused(data, runs):

@@ -177,10 +177,12 @@ VARIANTS = [
     Variant("import-eto", ("import", "eto"), "eto", 3, **_IMPORT, **_source("conversations")),
     Variant("import-atif", ("import", "atif"), "atif", 2, "trajectory"),
     Variant("import-verifiers", ("import", "verifiers"), "verifiers", 2, "trajectory"),
+    Variant("import-branches", ("import", "verifiers", "--branches", "all"), "verifiers", 2, "trajectory"),
     Variant("import-expert-rows", ("import", "expert_sft"), "messages", 2, "example"),
     Variant("import-reflection-rows", ("import", "reflection_sft"), "rows", 2, "example"),
     Variant("export-log-rows", ("export-log", "--format", "sft"), "example", 2, "json"),
     Variant("export-log-atif", ("export-log", "--format", "atif"), "trajectory", 2, "json"),
+    Variant("export-log-branches", ("export-log", "--format", "verifiers", "--alternatives"), "trajectory", 2, "json"),
     Variant("export-log-verifiers", ("export-log", "--format", "verifiers"), "episode", 2, "json"),
     Variant(
         "import-episodes",
@@ -263,6 +265,7 @@ VARIANTS = [
         streams=False,
         codes=_ANY_END,
     ),
+    Variant("card", ("card", IN), "any", 0.5, streams=False, codes=_ANY_END),
     Variant("view", ("view", IN, "-o", "page.html"), "any", 0.5, streams=False, codes=_ANY_END),
     Variant("panel-check", ("panel", "--check", IN, "--apart-from", GOOD), "task", 0.5, streams=False, codes=_ANY_END),
     Variant(

@@ -287,7 +287,7 @@ def test_equal_texts_are_drawn_again(faulty):
 
 def test_what_a_server_cannot_do(faulty):
     with opened(faulty) as model:
-        with pytest.raises(UsageError, match=r"#name: a server cannot be held to a list"):
+        with pytest.raises(UsageError, match=r"#name: constrained decoding is not possible"):
             ask(model, allowed=["x"])
         with pytest.raises(UsageError, match=r"#name: a server writes texts and scores none"):
             model.ask([Score(chat("a"), ["x"])])

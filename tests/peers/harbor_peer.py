@@ -5,7 +5,7 @@ import sys
 
 from harbor.models.trajectories import Agent, Observation, ObservationResult, Step, ToolCall, Trajectory
 
-*files, own = sys.argv[1:]
+*files, forked, own = sys.argv[1:]
 for file in files:
     with open(file) as lines:
         logs = [Trajectory.model_validate_json(line) for line in lines]
@@ -33,6 +33,10 @@ for file in files:
             }
         )
     )
+
+with open(forked) as lines:
+    steps = [Trajectory.model_validate_json(line).steps for line in lines]
+print(json.dumps([[s.extra["eexp"].get("alternatives", []) for s in run if s.source == "agent"] for run in steps]))
 
 call = ToolCall(tool_call_id="c1", function_name="open", arguments={"what": "safe"})
 steps = [

@@ -14,7 +14,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolCall
 
-*files, own = sys.argv[1:]
+*files, _, own = sys.argv[1:]
 for file in files:
     log = read_eval_log(file)
     assert read_eval_log(file, header_only=True).results == log.results
@@ -35,6 +35,8 @@ for file in files:
             }
         )
     )
+
+print("null")
 
 call = ToolCall(id="c1", function="open", arguments={"what": "safe"})
 answer = [ContentReasoning(reasoning="It is in there."), ContentText(text="I take it.")]

@@ -14,11 +14,17 @@ from verifiers.v1.trace import AgentInfo, TraceTask, WireTrace
 from verifiers.v1.types import AssistantMessage, SystemMessage, ToolCall, ToolMessage, UserMessage
 from verifiers.v1.utils.trace_store import TRACES_FILE, read_episodes, write_episode
 
-*files, own = sys.argv[1:]
-for file in files:
+*files, forked, own = sys.argv[1:]
+
+
+def traces_of(file: str) -> list[WireTrace]:
     with tempfile.TemporaryDirectory() as directory:
         shutil.copy(file, Path(directory) / TRACES_FILE)
-        traces = [trace for episode in read_episodes(Path(directory), WireTrace) for trace in episode.traces]
+        return [trace for episode in read_episodes(Path(directory), WireTrace) for trace in episode.traces]
+
+
+for file in files:
+    traces = traces_of(file)
     print(
         json.dumps(
             {
@@ -36,6 +42,8 @@ for file in files:
             }
         )
     )
+
+print(json.dumps([[[m.content for m in b.messages] for b in trace.branches] for trace in traces_of(forked)]))
 
 call = ToolCall(id="c1", name="open", arguments='{"what": "safe"}')
 messages = [

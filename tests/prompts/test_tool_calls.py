@@ -358,8 +358,8 @@ def test_the_pipe_in_tool_calls(tmp_path, monkeypatch):
     (executed,) = stage("rollout", "rollout", "--env", "tool_world:Box", files["branched"])
     assert executed["tools"] == [OPEN] and executed["steps"][1]["tools"] == [OPEN, TAKE]
     text = run("imitation-data", "--prompt-style", "react", files["rollout"])
-    assert "prompts of style react do not name them" in text.ok().err
-    assert "do not name" not in run("imitation-data", files["rollout"]).ok().err
+    assert "not named in prompts of style react" in text.ok().err
+    assert "not named" not in run("imitation-data", files["rollout"]).ok().err
     predicting = stage("world", "world-model-data", "--max-invalid-fraction", 1, files["rollout"])
     assert {e["prompt"][-1]["role"] for e in predicting} == {"tool", "user"}, "after a call, and after plain text"
     reflecting = stage("reflect", "reflect", "--rationale", "outcome", files["rollout"])

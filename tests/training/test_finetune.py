@@ -1290,7 +1290,7 @@ def test_an_adapter_as_the_base_is_refused(few, tmp_path):
 
 def test_models_that_eval_plays_but_that_cannot_be_trained_are_refused(few, tmp_path):
     for base in ("model.gguf", "http://localhost:1/v1#x"):
-        run("finetune", "-m", base, "-o", tmp_path / "run", few).one_error(2, f"{base}: what is trained is a directory")
+        run("finetune", "-m", base, "-o", tmp_path / "run", few).one_error(2, f"{base}: training needs the weights")
 
 
 def test_the_base_may_be_named_as_for_playing(few, tmp_path):

@@ -594,7 +594,7 @@ def test_models_that_see_ahead_are_refused_with_any_packing(family):
     import torch
 
     model = _model(family, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    with pytest.raises(UsageError, match=f"{family.lower()}: its tokens see what comes after them"):
+    with pytest.raises(UsageError, match=f"{family.lower()}: its attention is not causal"):
         exact.check(model, LONG, "none", torch.float32, 1)
 
 
@@ -621,14 +621,14 @@ def test_a_model_that_computes_a_tree_otherwise_is_refused():
     model = _model("Llama", initializer_range=0.5)
     forward = model.model.forward
     model.model.forward = lambda *args, **more: forward(*args, **{**more, "position_ids": None})
-    with pytest.raises(UsageError, match="llama: computes a tree otherwise than its rows"):
+    with pytest.raises(UsageError, match="llama: its loss changes where examples share a prefix"):
         _prepare(model, LONG)
 
 
 def test_a_model_whose_gradient_is_lost_in_a_tree_is_refused(monkeypatch):
     attend = attention._attend_block
     monkeypatch.setattr(attention, "_attend_block", lambda query, key, *more: attend(query, key.detach(), *more))
-    with pytest.raises(UsageError, match="llama: the gradient of a tree is not that of its rows"):
+    with pytest.raises(UsageError, match="llama: its gradient changes where examples share a prefix"):
         _prepare(_model("Llama", initializer_range=0.5), LONG)
 
 

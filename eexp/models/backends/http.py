@@ -134,7 +134,9 @@ class ServerModel(Model):
         if not isinstance(request, Draw):
             raise UsageError(f"{self.spec}: a server writes texts and scores none; take a GGUF file or hf:")
         if request.allowed is not None:
-            raise UsageError(f"{self.spec}: a server cannot be held to a list of texts; take a GGUF file or hf:")
+            raise UsageError(
+                f"{self.spec}: constrained decoding is not possible with a server; take a GGUF file or hf:"
+            )
         if request.prefix:
             raise UsageError(
                 f"{self.spec}: a server cannot go on from the beginning of an answer, which this prompt style needs to "

@@ -1,4 +1,4 @@
-"""A prefix tree: the tokens of a group of requests in one decoder, every shared beginning once.
+"""A prefix tree in the KV cache: the tokens of a group of requests in one decoder, with every shared prefix once.
 
 - The **trunk** is sequence 0. It holds the tokens of a prompt, and is cut back to what the next prompt shares with it.
 - A **branch** is the part of the tree that belongs to one request: its prompt, and the chains that begin with it.
