@@ -36,7 +36,7 @@ from eexp.records.types import Step, explain
 SYSTEM, ENVIRONMENT, AGENT = "system", "environment", "agent"  # roles of speakers
 
 
-class Branch(dict):
+class GraphBranch(dict):
     """A record that is a graph, as one of its branches.
 
     Attributes:
@@ -71,7 +71,7 @@ class Format:
     tools: bool = False  # whether the agent may call tools, as in OpenAI's messages
     adapt: Callable[[dict], dict] | None = None
     documents: Callable[[Sequence[str]], Iterator[tuple[str, int, bytes]]] | None = None
-    branches: Callable[[dict], Iterator[Branch]] | None = None
+    branches: Callable[[dict], Iterator[GraphBranch]] | None = None
 
     def adapted(self, record: dict) -> dict:
         """Return a record in this format, adapted if it is in another one.

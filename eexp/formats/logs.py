@@ -25,7 +25,7 @@ from eexp import __version__
 from eexp.errors import InputError
 from eexp.formats import conversations
 from eexp.formats.base import ExportFormat
-from eexp.formats.conversations import Branch, Call
+from eexp.formats.conversations import GraphBranch, Call
 from eexp.formats.names import WHOLE
 from eexp.records.jsonl import Element, dumps, lines, loads
 from eexp.records.record import succeeded
@@ -345,11 +345,11 @@ def from_atif(record: dict) -> dict:
 def from_verifiers(record: dict) -> dict:
     """Return an episode of verifiers with one trace, or a trace, as a record of chat messages.
 
-    Its last branch is read, unless the record is a `Branch`.
+    Its last branch is read, unless the record is a `GraphBranch`.
     """
     trace, at = _trace_of(record)
     nodes = _list(trace, "nodes", at)
-    leaf = record.leaf if isinstance(record, Branch) else _leaves(nodes, at)[-1]
+    leaf = record.leaf if isinstance(record, GraphBranch) else _leaves(nodes, at)[-1]
     messages = []
     for n in _path(nodes, leaf, at):
         message = nodes[n].get("message")
@@ -367,11 +367,11 @@ def from_verifiers(record: dict) -> dict:
     )
     own = _own(trace.get("info"))
     rest = {k: v for k, v in trace.items() if k not in ("nodes", "info")}
-    rest |= {"branch": record.number} if isinstance(record, Branch) else {}
+    rest |= {"branch": record.number} if isinstance(record, GraphBranch) else {}
     return _adapted(own, name, messages, rest, trace.get("info"))
 
 
-def branches_of(record: dict) -> Iterator[Branch]:
+def branches_of(record: dict) -> Iterator[GraphBranch]:
     """Yield each branch of a graph of verifiers in which the agent acts.
 
     A branch is the path from a root to a leaf. Branches come in the order of their leaves, as in verifiers, so the last
@@ -387,7 +387,7 @@ def branches_of(record: dict) -> Iterator[Branch]:
         messages = (_object_or_empty(nodes[n].get("message")) for n in _path(nodes, leaf, at))
         if any(message.get("role") == "assistant" for message in messages):
             number += 1
-            yield Branch(record, number, leaf)
+            yield GraphBranch(record, number, leaf)
 
 
 def _trace_of(record: dict) -> tuple[dict, str]:
