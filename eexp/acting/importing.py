@@ -20,7 +20,7 @@ from eexp.envs.naming import Tasks
 from eexp.envs.replay import replay
 from eexp.errors import InputError, UsageError
 from eexp.formats import logs, sft
-from eexp.formats.conversations import Branch, Conversation, Format, read_conversation, task_name_of
+from eexp.formats.conversations import GraphBranch, Conversation, Format, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
 from eexp.formats.names import ALL, ARGUMENT, WHOLE
 from eexp.records.callbacks import Count, OnError, Skip, add_counts, no_count, skip_none, stop_at_error
@@ -79,7 +79,7 @@ def import_(
             "outcome": None if conversation.last is None else {"observation": conversation.last, **end},
             "source": source_fields(record, format, tools),
         }
-        if isinstance(foreign, Branch):
+        if isinstance(foreign, GraphBranch):
             repeats.mark(trajectory, foreign.number)
         if not skip(trajectory["id"]) and selector.takes(trajectory, trajectory["outcome"]):
             count_unreadable(trajectory["steps"], settings.action or format.action, count)
@@ -115,11 +115,11 @@ def import_replayed(
     jobs = _conversation_jobs(records, format, tasks, settings, skip, on_error)
 
     def on_difference(record: dict, error: InputError) -> None:
-        whole = record.whole if isinstance(record, Branch) else record
+        whole = record.whole if isinstance(record, GraphBranch) else record
         on_error(whole, _with_hint_at_arguments(record, error, format, settings))
 
     for record, trajectory in _replayed(jobs, pool, selector, count, note, on_difference):
-        if isinstance(record, Branch):
+        if isinstance(record, GraphBranch):
             repeats.mark(trajectory, record.number)
         count_unreadable(trajectory["steps"], settings.action or format.action, count)
         yield {**trajectory, "source": source_fields(format.adapted(record), format)}
@@ -261,8 +261,8 @@ def identified(episodes: Iterator[dict]) -> Iterator[tuple[dict, str]]:
 
 
 def _branches(
-    records: Iterator[dict], format: Format, read: Callable[[Branch], Any], on_error: OnError
-) -> Iterator[Branch]:
+    records: Iterator[dict], format: Format, read: Callable[[GraphBranch], Any], on_error: OnError
+) -> Iterator[GraphBranch]:
     """Yield every branch of the records' graphs; call `on_error` with a record of which a branch cannot be read.
 
     Args:
