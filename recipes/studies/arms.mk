@@ -9,6 +9,7 @@ SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 .SECONDARY:
 
+HERE := $(dir $(lastword $(MAKEFILE_LIST)))
 ENV ?= house
 BASE ?= tiny
 OUT ?= studies/$(ENV)
@@ -44,9 +45,10 @@ ADAPTER ?= --rank 32 --alpha 64
 TUNED ?= --batch-trajectories 2 --lr 3e-3
 TUNED_il ?= --batch-trajectories 8 --lr 3e-3
 TUNED_recovery ?= --batch-trajectories 8 --lr 3e-3
+TUNED_recovery-same ?= --batch-trajectories 8 --lr 3e-3
 TUNED_corrections ?= --batch-trajectories 8 --lr 3e-3
 TUNED_dpo ?= --lr 3e-4 --max-steps 60
-$(foreach arm,explorer il iwm iwm-first recovery rules-alone rules outcomes critiques rules-iwm,$(eval TUNED_$(arm) ?= $(TUNED)))
+$(foreach arm,explorer il iwm iwm-first recovery rules-alone rules rules-same outcomes outcomes-exchanged critiques rules-iwm,$(eval TUNED_$(arm) ?= $(TUNED)))
 # The share of the loss that the world model's examples have.
 WORLD_SHARE ?= 0.05
 
@@ -58,7 +60,7 @@ TRAINED = $(ADAPTER) --max-steps $(UPDATES) --seed $*
 
 TRACKED := ENV BASE STYLE TRAIN TRAIN_SPLIT PANEL_TASKS PANEL_SPLITS EXPERT PLAY NOISE K_WORLD K_OWN K_MISTAKES RECOVER CORRECT UPDATES ADAPTER WORLD_SHARE \
   $(filter TUNED_%,$(.VARIABLES))
-include $(dir $(lastword $(MAKEFILE_LIST)))../given.mk
+include $(HERE)../given.mk
 
 played = $(foreach arm,$(ARMS),$(SEEDS:%=$1/%/$(arm).episodes.jsonl))
 
@@ -186,6 +188,29 @@ $(OUT)/%/outcomes/eexp.json: $(OUT)/%/outcomes.jsonl $(call given,BASE UPDATES A
 	$(begin_run)
 	eexp finetune --resume -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_outcomes) $(Q) $<
 
+# "recovery-same" and "rules-same": the examples of those arms in the states that have one in "outcomes" alone, which has
+# none where no outcome speaks for the expert's action. "outcomes-exchanged": thoughts of the same lengths, from other
+# states. placebo.py takes the texts apart by the prompt style.
+PYTHON ?= python
+PLACEBO := $(PYTHON) $(HERE)placebo.py
+
+$(OUT)/%/recovery-same.jsonl: $(OUT)/%/recovery.jsonl $(OUT)/%/outcomes.jsonl
+	$(PLACEBO) states $^ > $@
+
+$(OUT)/%/rules-same.jsonl: $(OUT)/%/rules.jsonl $(OUT)/%/outcomes.jsonl
+	$(PLACEBO) states $^ > $@
+
+$(OUT)/%/outcomes-exchanged.jsonl: $(OUT)/%/outcomes.jsonl
+	$(PLACEBO) thoughts $< $(or $(STYLE),react) > $@
+
+# $(call examples,ARM): one training run on the examples of the arm's own name.
+define examples
+$(OUT)/%/$1/eexp.json: $(OUT)/%/$1.jsonl $(call given,BASE UPDATES ADAPTER TUNED_$1)
+	rm -rf $$(@D)
+	eexp finetune -m $(BASE) -o $$(@D) $$(TRAINED) $(TUNED_$1) -q $$<
+endef
+$(foreach arm,recovery-same rules-same outcomes-exchanged,$(eval $(call examples,$(arm))))
+
 $(OUT)/%/rules-alone/eexp.json: $(OUT)/%/rules-alone.jsonl $(call given,BASE UPDATES ADAPTER TUNED_rules-alone)
 	$(begin_run)
 	eexp finetune --resume -m $(BASE) -o $(@D) $(TRAINED) $(TUNED_rules-alone) $(Q) $<
@@ -264,6 +289,10 @@ $(OUT)-$1/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(
 	eexp eval 'changed:$1:$(ENV)' --panel $$< -m $(OUT)/base.gguf+$(OUT)/$$*.gguf --threads 1 $(PLAY) $(Q) -o $$@
 endef
 $(foreach change,$(CHANGES),$(eval $(call changed-episodes,$(change))))
+
+# An agent that was trained to think, played without a thought: ARM.never.jsonl.
+$(OUT)/%.never.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY)
+	eexp eval --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --think never --threads 1 $(PLAY) -q -o $@
 
 $(OUT)/%.episodes.jsonl: $(OUT)/panel.jsonl $(OUT)/base.gguf $(OUT)/%.gguf $(call given,PLAY)
 	eexp eval --panel $< -m $(OUT)/base.gguf+$(OUT)/$*.gguf --threads 1 $(PLAY) $(Q) -o $@

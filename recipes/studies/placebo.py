@@ -3,6 +3,7 @@
     python placebo.py outcomes rollout.jsonl > permuted.jsonl     # what alternatives led to, exchanged among all states
     python placebo.py thoughts sr.jsonl STYLE > exchanged.jsonl   # thoughts exchanged among examples; actions stay
     python placebo.py here sr.jsonl STYLE > here.jsonl            # what thoughts say beyond this state's outcomes
+    python placebo.py states rules.jsonl sr.jsonl > same.jsonl    # leave out states that sr.jsonl has no example of
 
 Outcomes are exchanged among alternatives of one verb, the first word of the action, and so are as frequent as before.
 The expert's actions keep theirs: they are the trajectory itself.
@@ -62,6 +63,16 @@ def look_no_further(records: list[dict], style_name: str) -> None:
     _replace_thoughts(records, style, [re.sub(r" After .*(?= So I )", "", thought) for thought in thoughts])
 
 
+def of_same_states(records: list[dict], file: str) -> list[dict]:
+    """Return the examples of states that have an example in another file, too.
+
+    The id of an example is that of its state and, after the last "/", its kind.
+    """
+    with open(file, "rb") as lines:
+        states = {orjson.loads(line)["id"].rpartition("/")[0] for line in lines}
+    return [record for record in records if record["id"].rpartition("/")[0] in states]
+
+
 def _replace_thoughts(records: list[dict], style: PromptStyle, thoughts: list[str]) -> None:
     answers = [style.parse(record["completion"][-1]["content"]) for record in records]
     for record, answer, thought in zip(records, answers, thoughts):
@@ -81,6 +92,8 @@ def main() -> None:
         exchange_outcomes(records, rng)
     elif what == "here":
         look_no_further(records, *style)
+    elif what == "states":
+        records = of_same_states(records, *style)
     else:
         exchange_thoughts(records, rng, *style)
     for record in records:
