@@ -102,6 +102,14 @@ def turns_of(episode: dict) -> list[Turn]:
     return turns
 
 
+def situation(house: House, expert: str) -> str:
+    """Return what the expert does in a state: search, walk with the thing in hand, or something with the thing."""
+    held = house.held == house.target
+    if expert.startswith("go to "):
+        return "walks with it" if held else "searches elsewhere"
+    return "searches here" if expert.startswith("open ") and not held else "is at it"
+
+
 def shares_of(episodes: list[dict]) -> dict[str, tuple[float, float]]:
     """Return (how many, of how many) for everything that is counted."""
     counts: dict[str, list[float]] = defaultdict(lambda: [0, 0])
@@ -125,7 +133,7 @@ def shares_of(episodes: list[dict]) -> dict[str, tuple[float, float]]:
                 for reason, rule in REFUSALS.items():
                     count(f"refused: {reason}", bool(rule.match(text)))
             count("action is the expert's", action == expert)
-            count(f"action is the expert's: {expert.split()[0]}", action == expert)
+            count(f"action is the expert's: {situation(turn.house, expert)}", action == expert)
             count("answer cut off", bool(turn.turn.get("cut_off")))
             if not thought:
                 continue
