@@ -121,10 +121,11 @@ def shares_of(episodes: list[dict]) -> dict[str, tuple[float, float]]:
     for episode in episodes:
         refused: Counter[str] = Counter()
         said: set[str] = set()
+        held = put_away = False  # the thing that the task is about
         for turn in turns_of(episode):
             action = canonical(turn.turn["action"] or "")
             thought = (turn.turn.get("thought") or "").strip()
-            text, valid, _ = turn.result(action)
+            text, valid, success = turn.result(action)
             expert = canonical(turn.house.expert() or "")
             count("action refused", not valid)
             if not valid:
@@ -134,7 +135,11 @@ def shares_of(episodes: list[dict]) -> dict[str, tuple[float, float]]:
                     count(f"refused: {reason}", bool(rule.match(text)))
             count("action is the expert's", action == expert)
             count(f"action is the expert's: {situation(turn.house, expert)}", action == expert)
+            holds_it = turn.house.held == turn.house.target
+            held |= holds_it
+            put_away |= holds_it and valid and action.startswith("put ") and not success
             count("answer cut off", bool(turn.turn.get("cut_off")))
+            count("thinks", bool(thought))
             if not thought:
                 continue
             count("words of a thought", len(thought.split()))
@@ -152,12 +157,15 @@ def shares_of(episodes: list[dict]) -> dict[str, tuple[float, float]]:
             contenders += rejected if choice else []
             if contenders:
                 count("argues against the expert's action", expert in map(canonical, contenders))
+                count("argues against the action that it takes", action in map(canonical, contenders))
             for sentence in turn.sentences[: -1 if choice else None]:
                 found = [(name, match) for name, rule in CLAIMS.items() if (match := rule.match(sentence))]
                 count("sentence is of a known form", bool(found))
                 for name, match in found:
                     count(f"true: {name}", turn.is_true(name, match))
                     count("true: all claims", turn.is_true(name, match))
+        count("episode: had the thing in hand", held)
+        count("episode: put it where it does not belong", put_away)
     return {name: (a, b) for name, (a, b) in counts.items()}
 
 
