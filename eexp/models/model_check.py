@@ -199,7 +199,8 @@ class ModelChecker:
         (scored,) = self._ask([Score(_chat(QUESTIONS[0]), [sample.text for sample in finished])])
         largest = 0.0
         for drawn, again in zip(finished, scored):
-            must(again.logprob is not None, f"no log-probability of a scored text: {short(again.text)}")
+            if drawn.logprob is None or again.logprob is None:
+                raise Broken(f"no log-probability of a scored text: {short(again.text)}")
             if again.logprobs is not None:
                 total = sum(again.logprobs)
                 must(abs(total - again.logprob) < 1e-3, f"the tokens of a text add up to {total}, not {again.logprob}")
