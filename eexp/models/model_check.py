@@ -73,7 +73,7 @@ class ModelChecker:
                 self.logprobs,
                 self.shares,
                 self.distinct,
-                self.held_to_a_list,
+                self.keeps_a_list,
                 self.goes_on,
                 self.overflow,
             ):
@@ -245,7 +245,7 @@ class ModelChecker:
         must(total <= 1 + 1e-3, f"the probabilities of different texts add up to {total:.3f}")
         return f"{len(samples)} different texts, with {100 * total:.0f} % of the probability"
 
-    def held_to_a_list(self) -> str:
+    def keeps_a_list(self) -> str:
         """Check that a model which can be held to a list of texts writes nothing else."""
         try:
             (samples,) = self._ask([self._draw(QUESTIONS[3], n=8, allowed=LIST, seed=self.seed)])
