@@ -62,7 +62,10 @@ class Word:
 class Table(Protocol):
     """Names and what they stand for (eexp/system/plugins.py)."""
 
-    built_in: Mapping[str, Any]  # those that come with eexp
+    @property
+    def built_in(self) -> Mapping[str, Any]:
+        """Those that come with eexp."""
+        ...
 
     def find(self, name: str) -> Any:
         """Return what a name stands for; None for a name that is in no package."""

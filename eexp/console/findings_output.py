@@ -30,7 +30,7 @@ def show_findings(findings: Iterable[Finding], as_json: bool = False) -> bool:
             show(dumps(asdict(finding)).decode().rstrip())
         else:
             verdict = style(f"{finding.verdict:4}", fg=colours.get(finding.verdict))
-            show(f"{verdict}  {finding.check:14}  {finding.detail}")
+            show(f"{verdict}  {finding.check:12}  {finding.detail}")
     return failed
 
 

@@ -73,7 +73,7 @@ class ModelChecker:
                 self.logprobs,
                 self.shares,
                 self.distinct,
-                self.held_to_a_list,
+                self.keeps_a_list,
                 self.goes_on,
                 self.overflow,
             ):
@@ -199,7 +199,8 @@ class ModelChecker:
         (scored,) = self._ask([Score(_chat(QUESTIONS[0]), [sample.text for sample in finished])])
         largest = 0.0
         for drawn, again in zip(finished, scored):
-            must(again.logprob is not None, f"no log-probability of a scored text: {short(again.text)}")
+            if drawn.logprob is None or again.logprob is None:
+                raise Broken(f"no log-probability of a scored text: {short(again.text)}")
             if again.logprobs is not None:
                 total = sum(again.logprobs)
                 must(abs(total - again.logprob) < 1e-3, f"the tokens of a text add up to {total}, not {again.logprob}")
@@ -244,7 +245,7 @@ class ModelChecker:
         must(total <= 1 + 1e-3, f"the probabilities of different texts add up to {total:.3f}")
         return f"{len(samples)} different texts, with {100 * total:.0f} % of the probability"
 
-    def held_to_a_list(self) -> str:
+    def keeps_a_list(self) -> str:
         """Check that a model which can be held to a list of texts writes nothing else."""
         try:
             (samples,) = self._ask([self._draw(QUESTIONS[3], n=8, allowed=LIST, seed=self.seed)])

@@ -36,7 +36,7 @@ def open_model(spec: str, engine: Engine | None = None) -> Model:
     if entry.package:  # what answers is a version of the package as much as weights
         model.spec = spec
         model.fingerprint = f"{model.fingerprint or spec}@{entry.package}-{entry.version}"
-        model.answer = _with_errors_in_one_line(model.answer, model.fingerprint)
+        model.answer = _with_errors_in_one_line(model.answer, model.fingerprint)  # type: ignore[method-assign]
     return model
 
 

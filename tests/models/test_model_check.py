@@ -59,7 +59,7 @@ LIES = {
     "cut and called finished": ("stops", lambda s, n: replace(s, finished=True)),
     "another answer each time": ("writes", lambda s, n: replace(s, text=f"{s.text} {n}")),
     "the same text again": ("distinct", lambda s, n: replace(s, text="no")),
-    "beside the list": ("held to a list", lambda s, n: replace(s, text=s.text.upper())),
+    "beside the list": ("keeps a list", lambda s, n: replace(s, text=s.text.upper())),
 }
 
 
@@ -97,7 +97,7 @@ def test_a_model_that_only_writes_texts():
     assert {name for name, verdict in verdicts.items() if verdict == "-"} == {
         "shares",
         "distinct",
-        "held to a list",
+        "keeps a list",
         "goes on",
     }
     assert set(verdicts.values()) == {"ok", "-"}
