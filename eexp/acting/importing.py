@@ -20,7 +20,7 @@ from eexp.envs.naming import Tasks
 from eexp.envs.replay import replay
 from eexp.errors import InputError, UsageError
 from eexp.formats import logs, sft
-from eexp.formats.conversations import GraphBranch, Conversation, Format, read_conversation, task_name_of
+from eexp.formats.conversations import Conversation, Format, GraphBranch, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
 from eexp.formats.names import ALL, ARGUMENT, WHOLE
 from eexp.records.callbacks import Count, OnError, Skip, add_counts, no_count, skip_none, stop_at_error

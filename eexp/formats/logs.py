@@ -25,7 +25,7 @@ from eexp import __version__
 from eexp.errors import InputError
 from eexp.formats import conversations
 from eexp.formats.base import ExportFormat
-from eexp.formats.conversations import GraphBranch, Call
+from eexp.formats.conversations import Call, GraphBranch
 from eexp.formats.names import WHOLE
 from eexp.records.jsonl import Element, dumps, lines, loads
 from eexp.records.record import succeeded
