@@ -21,7 +21,7 @@ from eexp.envs import open_env, unsafe_in_records
 from eexp.envs.spec_files import named_files
 from eexp.envs.worlds.browser import chromium, judging
 from eexp.envs.worlds.browser.judging import Ending
-from eexp.envs.worlds.browser.lines import Line
+from eexp.envs.worlds.browser.lines import Line, View
 from eexp.envs.worlds.browser.scripted import ScriptedAction
 from eexp.envs.worlds.browser.web_tasks import Judge, QueryResult, read_web_tasks
 from eexp.envs.worlds.web import texts_of_lines
@@ -151,6 +151,25 @@ def test_the_cells_of_a_row_stand_in_one_line():
         Line(0, text="below"),
     ]
     assert texts_of_lines(lines) == ["table", '  row "oak" | [4] link "1"', "", "", '  row "elm"', "", 'text "below"']
+
+
+def test_a_page_in_parts(tmp_path):
+    """Every line is shown in one of the parts, and a row with all its cells."""
+    env = open_env(f"web?tasks={write_tasks(tmp_path)}&run=yes&budget=200")
+    row = [Line(0, role="row"), *(Line(1, role="link", name=f"cell {n}", id=n) for n in range(3))]
+    lines = [
+        Line(0, text=f"line {n}") if n % 3 else line for n in range(40) for line in (row if n % 3 == 0 else row[:1])
+    ]
+    env._view, env._texts, env._top = View(lines), texts_of_lines(lines), 0
+    parts = [env._shown()]
+    while parts[-1][1] < len(lines):
+        env._top = parts[-1][1]
+        parts.append(env._shown())
+        assert env._texts[env._top], "no part begins within a row"
+    assert [end for _, end in parts[:-1]] == [first for first, _ in parts[1:]] and len(parts) > 4
+    for _, end in reversed(parts[:-1]):
+        env._top = env._before(end)
+        assert env._shown()[1] <= end and env._texts[env._top]
 
 
 class _Files:

@@ -244,10 +244,10 @@ class Web(Environment):
         first, end = self._shown()
         lines = [f"page {quoted(self._title[:200])} {address_within(self._url)[:500]}"]
         lines += [f"note: {note}" for note in self._opened().take_notes()]
-        lines += [f"... {first} lines above: scroll up"] if first else []
+        above, below = (sum(map(bool, part)) for part in (self._texts[:first], self._texts[end:]))
+        lines += [f"... {above} lines above: scroll up"] if above else []
         lines += [text[: self._budget] for text in self._texts[first:end] if text]
-        remaining = len(self._view.lines) - end
-        lines += [f"... {remaining} lines below: scroll down"] if remaining else []
+        lines += [f"... {below} lines below: scroll down"] if below else []
         return "\n".join(lines)
 
     def _shown(self) -> tuple[int, int]:
@@ -257,6 +257,8 @@ class Web(Environment):
         while end < len(self._view.lines) and (end == first or length < self._budget):
             length += len(self._texts[end]) + 1
             end += end == first or length <= self._budget
+        while end < len(self._texts) and not self._texts[end]:  # the cells of a row stay with it
+            end += 1
         return first, end
 
     def _before(self, end: int) -> int:
@@ -265,6 +267,8 @@ class Web(Environment):
         while first and (first == end or length <= self._budget):
             length += len(self._texts[first - 1]) + 1
             first -= first == end or length <= self._budget
+        while first and not self._texts[first]:
+            first -= 1
         return first
 
     def _visible(self) -> View:
