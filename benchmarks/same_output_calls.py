@@ -307,10 +307,10 @@ RECORDS = {
     "export-log-inspect": "export-log --format inspect @eval-server-thoughts",
     "export-log-inspect-trajectories": "export-log --format inspect @expert",
     "export-log-verifiers-alternatives": "export-log --format verifiers --alternatives @rollout",
-    "export-log-traces": "export-log --format hf-traces --alternatives @rollout",
+    "export-log-traces": "export-log --format hf-traces --alternatives --sessions traces @rollout",
     "export-log-sessions": "export-log --format hf-traces --sessions traces @eval-expert",
     "card": "card @rollout @imitation @eval-expert",
-    "card-fields": "card --title House --license cc-by-4.0 --language en --tag agents --field pretty_name=House -q "
+    "card-fields": "card --title House --license cc-by-4.0 --language en --tag agents --field task_categories=text-generation -q "
     "-o README.md @rollout",
     "export-log-rows": "export-log --format sft @imitation",
     "export-log-rows-world": "export-log --format sft @world",
