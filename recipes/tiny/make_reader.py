@@ -21,6 +21,7 @@ The exam is in histories of `house` itself, of which none is trained on. A run t
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import time
@@ -36,7 +37,7 @@ from reading_start import CONST, HEADS, LEVEL, NAME, NORM, OWN, SIZE, THETA, WID
 from small_model import CHAT_TEMPLATE, INITIAL, SPECIAL, WORDS, arguments, save
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import rotate_half
 
 from eexp.envs.worlds import house
@@ -48,6 +49,7 @@ WORD = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 INVENTED = 320  # names to learn reading with
+PIECE = 128  # tokens of questions that are computed beside each other
 TEXTS = 64  # histories that are made at once
 
 
@@ -208,7 +210,7 @@ class Encoder:
 
 
 class Layout:
-    """The tokens of a batch in one list, those of the histories first, and where attention finds them.
+    """The tokens of a batch in one list, row by row, in pieces that attend to a history and to themselves.
 
     Attributes:
         ids, positions, targets, weights: Of each token: its number, its place, the next one, the weight of that.
@@ -216,41 +218,39 @@ class Layout:
     """
 
     def __init__(self, batch: Sequence[Row]):
-        self.ids, self.positions, self.targets, self.weights = ([] for _ in range(4))
+        self.ids, self.weights = torch.tensor(np.concatenate([row.ids for row in batch])), []
+        positions, targets = [], []
         self.answers: list[tuple[str, int, int]] = []
-        histories, questions, self._history_of, sees = [], [], [], []
+        self._lengths: list[int] = []
+        self._barred: list[list[torch.Tensor]] = []  # of each row, of each piece: keys that a token does not see
+        start = 0
         for row in batch:
-            histories.append(self._add(row, 0, 0))
-        for n, row in enumerate(batch):
-            for part, (kind, start, end) in enumerate(row.answers, 1):
-                first = int(np.searchsorted(row.part, part))
-                at = self._add(row, part, int(row.sees[first]))
-                self.answers.append((kind, at[0] + start - first, at[0] + end - first))
-                questions.append(at)
-                self._history_of.append(n)
-                sees.append(int(row.sees[first]))
-        self.ids, self.positions, self.targets = (torch.tensor(a) for a in (self.ids, self.positions, self.targets))
-        self.weights = torch.tensor(self.weights, dtype=torch.float32)
-        self._histories, shown = _padded(histories)
-        self._in_history = shown
-        width = shown.shape[1]
-        self._history_mask = _barred(torch.ones(width, width).tril().bool()[None] & shown[:, None])
-        self._questions, asked = _padded(questions) if questions else (None, None)
-        if questions:
-            self._in_question = asked
-            length = asked.shape[1]
-            past = (torch.arange(width)[None] < torch.tensor(sees)[:, None])[:, None].expand(-1, length, -1)
-            own = torch.ones(length, length).tril().bool()[None].expand(len(questions), -1, -1)
-            self._question_mask = _barred(torch.cat([past, own], 2))
-            self._history_of = torch.tensor(self._history_of)
-
-    def _add(self, row: Row, part: int, sees: int) -> tuple[int, int]:
-        start, (first, end) = len(self.ids), np.searchsorted(row.part, [part, part + 1])
-        self.ids += row.ids[first:end].tolist()
-        self.positions += range(sees, sees + end - first)
-        self.targets += [*row.ids[first + 1 : end].tolist(), 0]
-        self.weights += [*row.weights[first + 1 : end].tolist(), 0.0]
-        return start, len(self.ids)
+            parts, first = np.unique(row.part, return_index=True)
+            begins = first[row.part]  # where the part of each token begins
+            alone = np.arange(len(row.ids)) - begins
+            positions.append(np.where(row.part > 0, row.sees, 0) + alone)
+            last = np.r_[np.diff(row.part) > 0, True]
+            targets.append(np.where(last, 0, np.r_[row.ids[1:], 0]))
+            self.weights.append(np.where(last, 0, np.r_[row.weights[1:], 0]))
+            self.answers += [(kind, start + one, start + end) for kind, one, end in row.answers]
+            ends = [*first[1:], len(row.ids)]
+            history = ends[0]
+            cuts = [history]
+            for begin, end in zip(first[1:], ends[1:]):
+                if end - cuts[-1] > PIECE and begin > cuts[-1]:
+                    cuts.append(begin)
+            cuts = [*cuts, len(row.ids)] if cuts[-1] < len(row.ids) else cuts
+            self._lengths += [history, *np.diff(cuts)]
+            masks = [_barred(np.tri(history, dtype=bool))]
+            for begin, end in itertools.pairwise(cuts):
+                past = np.arange(history) < row.sees[begin:end, None]
+                at = np.arange(begin, end)
+                own = (at <= at[:, None]) & (row.part[at] == row.part[at][:, None])
+                masks.append(_barred(np.hstack([past, own])))
+            self._barred.append(masks)
+            start += len(row.ids)
+        self.positions, self.targets = (torch.tensor(np.concatenate(a)) for a in (positions, targets))
+        self.weights = torch.tensor(np.concatenate(self.weights), dtype=torch.float32)
 
     def hidden(self, model: LlamaForCausalLM) -> torch.Tensor:
         """Return the last hidden state of each token; each question sees its history alone."""
@@ -260,40 +260,26 @@ class Layout:
             attention, h = layer.self_attn, layer.input_layernorm(x)
             shape = len(x), -1, attention.head_dim
             q, k, v = (p(h).view(shape) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-            q, k = q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
-            history = [_gathered(a, self._histories) for a in (q, k, v)]
-            out = [_attend(*history, self._history_mask).transpose(1, 2)[self._in_history]]
-            if self._questions is not None:
-                question = [_gathered(a, self._questions) for a in (q, k, v)]
-                keys, values = (
-                    torch.cat([past.index_select(0, self._history_of), own], 2)
-                    for past, own in zip(history[1:], question[1:])
-                )
-                out.append(_attend(question[0], keys, values, self._question_mask).transpose(1, 2)[self._in_question])
-            x = x + attention.o_proj(torch.cat(out).flatten(1))
+            q, k = (a * cos + rotate_half(a) * sin for a in (q, k))
+            pieces = zip(*(a.to(v.dtype).transpose(0, 1).split(self._lengths, 1) for a in (q, k, v)))
+            out = []
+            for history, *questions in self._barred:
+                q, past, values = next(pieces)
+                out.append(_attend(q, past, values, history))
+                for barred in questions:
+                    q, own, mine = next(pieces)
+                    out.append(_attend(q, torch.cat([past, own], 1), torch.cat([values, mine], 1), barred))
+            x = x + attention.o_proj(torch.cat(out, 1).transpose(0, 1).flatten(1))
             x = x + layer.mlp(layer.post_attention_layernorm(x))
         return model.model.norm(x)
 
 
-def _padded(pieces: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the indices of pieces of a list, row by row, and which of them are no padding."""
-    starts, ends = torch.tensor(pieces).T
-    columns = torch.arange(int((ends - starts).max()))[None]
-    inside = columns < (ends - starts)[:, None]
-    return torch.where(inside, starts[:, None] + columns, starts[:, None]), inside
+def _barred(sees: np.ndarray) -> torch.Tensor:
+    return torch.zeros(sees.shape).masked_fill(~torch.tensor(sees), -1e9)
 
 
-def _barred(sees: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(sees.shape).masked_fill(~sees, -1e9)[:, None]
-
-
-def _gathered(values: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """Return (rows, heads, columns, dimensions) of (tokens, heads, dimensions)."""
-    return values.index_select(0, at.flatten()).view(*at.shape, *values.shape[1:]).transpose(1, 2)
-
-
-def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5 + mask
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, barred: torch.Tensor) -> torch.Tensor:
+    scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5 + barred
     return scores.softmax(-1).to(v.dtype) @ v
 
 
@@ -340,6 +326,19 @@ def _spread(rows: torch.Tensor) -> torch.Tensor:
         rows = rows - 0.05 * products.pow(3) @ rows * 10
         rows = rows / rows.norm(dim=1, keepdim=True)
     return rows
+
+
+@torch.no_grad()
+def begin_with(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, base: Path) -> None:
+    """Set the weights to those of a base, whose vocabulary may differ: rows go by their tokens."""
+    old = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    numbers = AutoTokenizer.from_pretrained(base).get_vocab()
+    rows = model.model.embed_tokens.weight.clone()
+    for token, number in tokenizer.get_vocab().items():
+        if token in numbers:
+            rows[number] = old.model.embed_tokens.weight[numbers[token]]
+    model.load_state_dict({name: w for name, w in old.state_dict().items() if len(w) != len(numbers)}, strict=False)
+    model.model.embed_tokens.weight.copy_(rows)
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -415,7 +414,7 @@ def main() -> None:
     parser.add_argument("--examine", type=int, default=250, help="updates between two exams")
     parser.add_argument("--examined", type=int, default=60, help="histories of an exam")
     parser.add_argument("--lookup-rate", type=float, default=0.3, help="learning rate of queries and keys, relative")
-    parser.add_argument("--base", type=Path, help="begin with these weights, of a run with other settings")
+    parser.add_argument("--base", type=Path, help="begin with the weights of this base")
     parser.add_argument("--from-progress", type=float, default=0.0, help="where in the curriculum to begin")
     parser.set_defaults(layers=5, mlp=256, tokens_per_batch=800, lr=2.5e-4)
     args = parser.parse_args()
@@ -445,7 +444,7 @@ def main() -> None:
     rows_of.draw(model, rows_of.house, apart=True)
     rows_of.draw(model, rows_of.invented)
     if args.base:
-        model.load_state_dict(torch.load(args.base)["model"])
+        begin_with(model, tokenizer, args.base)
     untrained = torch.cat([rows_of.house, rows_of.invented])
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
     encoder, curriculum = Encoder(tokenizer, rng, args.other_weight), Curriculum(names, rng)
