@@ -37,6 +37,7 @@ from reading_start import CONST, HEADS, LEVEL, NAME, NORM, OWN, SIZE, THETA, WID
 from small_model import CHAT_TEMPLATE, INITIAL, SPECIAL, WORDS, arguments, save
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import rotate_half
 
@@ -225,7 +226,7 @@ class Layout:
         self._barred: list[list[torch.Tensor]] = []  # of each row, of each piece: keys that a token does not see
         start = 0
         for row in batch:
-            parts, first = np.unique(row.part, return_index=True)
+            _, first = np.unique(row.part, return_index=True)
             begins = first[row.part]  # where the part of each token begins
             alone = np.arange(len(row.ids)) - begins
             positions.append(np.where(row.part > 0, row.sees, 0) + alone)
@@ -414,6 +415,7 @@ def main() -> None:
     parser.add_argument("--examine", type=int, default=250, help="updates between two exams")
     parser.add_argument("--examined", type=int, default=60, help="histories of an exam")
     parser.add_argument("--lookup-rate", type=float, default=0.3, help="learning rate of queries and keys, relative")
+    parser.add_argument("--average", type=float, default=0.995, help="share of the mean weights that an update keeps")
     parser.add_argument("--base", type=Path, help="begin with the weights of this base")
     parser.add_argument("--from-progress", type=float, default=0.0, help="where in the curriculum to begin")
     parser.set_defaults(layers=5, mlp=256, tokens_per_batch=800, lr=2.5e-4)
@@ -460,11 +462,15 @@ def main() -> None:
         weight_decay=0.0,
         fused=True,
     )
+    # What is examined and saved: the mean of the weights of late updates, which is ahead of any of them.
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(args.average))
     step, checkpoint = 0, Path(f"{args.output}.pt")
     if checkpoint.exists():
         state = torch.load(checkpoint)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if "averaged" in state:
+            averaged.load_state_dict(state["averaged"])
         step = state["step"]
         rng.seed(f"{args.seed}/{step}")
     started, seen, mean, correct = time.time(), 0, 0.0, 0.0
@@ -486,6 +492,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        averaged.update_parameters(model)
         seen += sum(len(row.ids) for row in batch)
         answers = weights == 1
         mean += (losses[answers].mean().item() - mean) * (0.02 if step > 50 else 1.0)
@@ -496,11 +503,13 @@ def main() -> None:
                 flush=True,
             )
         if step % args.examine == 0 or step == args.updates:
+            rows_of.draw(averaged.module, rows_of.invented)  # a mean of many draws is no name
             for kind, asked in exam.items():
-                print(f"  {kind}: {shown(examine(model, asked, args.tokens_per_batch, unseen[kind]))}", flush=True)
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, checkpoint)
-    rows_of.draw(model, rows_of.invented, apart=False)
-    save(model, tokenizer, args.output, vars(args))
+                counts = examine(averaged.module, asked, args.tokens_per_batch, unseen[kind])
+                print(f"  {kind}: {shown(counts)}", flush=True)
+            state = {"model": model, "averaged": averaged, "optimizer": optimizer}
+            torch.save({"step": step} | {name: part.state_dict() for name, part in state.items()}, checkpoint)
+    save(averaged.module, tokenizer, args.output, vars(args))
 
 
 if __name__ == "__main__":
