@@ -32,11 +32,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from reading import HOUSE_NAMES, STYLE, Branch, History, imagine, remember
+from reading import HOUSE_NAMES, STATUS, STYLE, Branch, History, Turn, imagine, remember
 from reading_start import CONST, HEADS, LEVEL, NAME, NORM, OWN, SIZE, THETA, WIDTH, start_to_read
 from small_model import CHAT_TEMPLATE, INITIAL, SPECIAL, WORDS, arguments, save
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, rms_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import rotate_half
@@ -137,6 +137,8 @@ class Row(NamedTuple):
         part: 0 in the history, and the number of the question elsewhere.
         sees: The number of tokens of the history that a question sees.
         answers: Kind of each answer, and its first and its last token.
+        known: Of each token that is a name: number of its status and token of where it is; before an answer or an
+            action: the same of the task's thing and of its place, and the token of the room. -1 where there is none.
     """
 
     ids: np.ndarray
@@ -144,15 +146,18 @@ class Row(NamedTuple):
     part: np.ndarray
     sees: np.ndarray
     answers: list[tuple[str, int, int]]
+    known: np.ndarray
 
 
 class Encoder:
     """Makes rows of histories; the tokens of a history begin with those of the prompt at play."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, rng: random.Random, other: float):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, rng: random.Random, other: float, names: Sequence[str]):
         self._encode, self._rng, self._other = tokenizer, rng, other
-        names = {*tokenizer.get_vocab()}
-        self._words = [w for w in WORDS if f"Ġ{w}" in names]
+        vocabulary = tokenizer.get_vocab()
+        self._words = [w for w in WORDS if f"Ġ{w}" in vocabulary]
+        self._number = {name: vocabulary[f"Ġ{name}"] for name in names} | {"": -1}
+        self._names = {*self._number.values()}
         predicting = STYLE.predicting
         self._open, self._close = predicting.open, predicting.close
 
@@ -166,15 +171,16 @@ class Encoder:
                 assert turn.observation.endswith(".")
                 trunk.append(f"<|user|>{label}{turn.observation[:-1]}")
                 added = self._drills(turn.observation, history) if drills else []
-                branches += [(len(trunk), b) for b in [*turn.branches, *added]]
+                branches += [(len(trunk), b, turn) for b in [*turn.branches, *added]]
                 trunk.append(".<|end|>")
                 if turn.action:
                     trunk.append(f"<|assistant|>{STYLE.answer(turn.action).text}<|end|>")
             start = len(texts)
             texts += trunk
-            for _, b in branches:
+            for _, b, _ in branches:
                 texts += [f".{b.asked}<|end|><|assistant|>{b.begun}", f"{b.answer}<|end|>"]
-            plans.append((start, len(trunk), branches))
+            acted = {2 + 3 * n + 1: turn for n, turn in enumerate(history.turns)}
+            plans.append((start, len(trunk), branches, acted))
         encoded = self._encode(texts, add_special_tokens=False)["input_ids"]
         return [self._row(encoded, *plan) for plan in plans]
 
@@ -192,22 +198,43 @@ class Encoder:
             return [Branch("say", "\nQuestion: Say this again.", begun[:-1], begun[-1] + rest)]
         return []
 
-    def _row(self, encoded: list[list[int]], start: int, length: int, branches: list[tuple[int, Branch]]) -> Row:
-        ids, ends = [], [0]
-        for piece in encoded[start : start + length]:
+    def _row(
+        self,
+        encoded: list[list[int]],
+        start: int,
+        length: int,
+        branches: list[tuple[int, Branch, Turn]],
+        acted: dict[int, Turn],
+    ) -> Row:
+        ids, ends, known = [], [0], []
+        for n, piece in enumerate(encoded[start : start + length]):
+            known.append(self._known(piece, acted.get(n), 0))
             ids += piece
             ends.append(len(ids))
         part, sees = [0] * len(ids), list(range(1, len(ids) + 1))
         weights = [self._other * (self._rng.random() < 0.25) for _ in ids]
         answers = []
-        for n, (at, branch) in enumerate(branches):
+        for n, (at, branch, turn) in enumerate(branches):
             asked, answer = encoded[start + length + 2 * n], encoded[start + length + 2 * n + 1]
             ids += asked + answer
+            known.append(self._known(asked + answer, turn, len(asked) - 1))
             weights += [0.0] * len(asked) + [1.0] * len(answer)
             part += [n + 1] * (len(asked) + len(answer))
             sees += [ends[at]] * (len(asked) + len(answer))
             answers.append((branch.kind, len(ids) - len(answer), len(ids)))
-        return Row(*(np.array(a) for a in (ids, weights, part, sees)), answers)
+        return Row(*(np.array(a) for a in (ids, weights, part, sees)), answers, np.concatenate(known))
+
+    def _known(self, ids: list[int], turn: Turn | None, before: int) -> np.ndarray:
+        known = np.full((len(ids), 7), -1)
+        if turn and turn.known:
+            number = self._number
+            of = {number[name]: (STATUS.index(k.status), number[k.where]) for name, k in turn.known.items()}
+            for i, token in enumerate(ids):
+                if token in self._names:
+                    known[i, :2] = of.get(token, (0, -1))
+            target, goal, room = (number[name] for name in turn.task)
+            known[before, 2:] = *of.get(target, (0, -1)), *of.get(goal, (0, -1)), room
+        return known
 
 
 class Layout:
@@ -216,10 +243,13 @@ class Layout:
     Attributes:
         ids, positions, targets, weights: Of each token: its number, its place, the next one, the weight of that.
         answers: Kind of each answer, and where it begins and ends in the list.
+        known: As in `Row`.
+        states: Hidden states after each layer, once `hidden` has computed them.
     """
 
     def __init__(self, batch: Sequence[Row]):
         self.ids, self.weights = torch.tensor(np.concatenate([row.ids for row in batch])), []
+        self.known = torch.tensor(np.concatenate([row.known for row in batch]))
         positions, targets = [], []
         self.answers: list[tuple[str, int, int]] = []
         self._lengths: list[int] = []
@@ -255,7 +285,7 @@ class Layout:
 
     def hidden(self, model: LlamaForCausalLM) -> torch.Tensor:
         """Return the last hidden state of each token; each question sees its history alone."""
-        x = model.model.embed_tokens(self.ids)
+        x, self.states = model.model.embed_tokens(self.ids), []
         cos, sin = (a[0, :, None] for a in model.model.rotary_emb(x[None], self.positions[None]))
         for layer in model.model.layers:
             attention, h = layer.self_attn, layer.input_layernorm(x)
@@ -272,6 +302,7 @@ class Layout:
                     out.append(_attend(q, torch.cat([past, own], 1), torch.cat([values, mine], 1), barred))
             x = x + attention.o_proj(torch.cat(out, 1).transpose(0, 1).flatten(1))
             x = x + layer.mlp(layer.post_attention_layernorm(x))
+            self.states.append(x)
         return model.model.norm(x)
 
 
@@ -345,14 +376,42 @@ def begin_with(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, base
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
-def losses_of(
-    model: LlamaForCausalLM, batch: Sequence[Row], unused: torch.Tensor, bf16: bool
-) -> tuple[torch.Tensor, ...]:
+class Probes(torch.nn.Module):
+    """What hidden states should know, beside the answers; for training alone.
+
+    After the third layer: of each name, whether it is here, closed, held, seen, ..., and where it is. After the fourth,
+    before each answer and each action: the same of what the task is about, and the room.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        size = OWN.stop - OWN.start
+        self.status = torch.nn.ModuleList(torch.nn.Linear(WIDTH, len(STATUS)) for _ in range(3))
+        self.where = torch.nn.ModuleList(torch.nn.Linear(WIDTH, size) for _ in range(4))
+
+    def forward(self, layout: Layout, rows: torch.Tensor, first: int) -> torch.Tensor:
+        """Return the mean of the losses.
+
+        rows, first: The names' rows in the embedding, and the token of the first one.
+        """
+        losses = []
+        for layer, at, status, columns in ((2, 0, 0, [(1, 0)]), (3, 2, 1, [(3, 1), (6, 3)]), (3, 4, 2, [(5, 2)])):
+            chosen = layout.known[:, at] >= 0
+            x = rms_norm(layout.states[layer][chosen], (WIDTH,))
+            known = layout.known[chosen]
+            losses.append(cross_entropy(self.status[status](x).float(), known[:, at]))
+            for column, probe in columns:
+                there = known[:, column] >= 0
+                names = self.where[probe](x[there]).float() @ rows.T
+                losses.append(cross_entropy(names, known[there, column] - first))
+        return torch.stack(losses).nan_to_num().mean()
+
+
+def losses_of(model: LlamaForCausalLM, layout: Layout, unused: torch.Tensor, bf16: bool) -> tuple[torch.Tensor, ...]:
     """Return the losses and the weights of all tokens that have a weight, and whether each is the likeliest.
 
     unused: Tokens that are no possible answer.
     """
-    layout = Layout(batch)
     chosen = layout.weights > 0
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         logits = model.lm_head(layout.hidden(model)[chosen]).float()
@@ -415,6 +474,7 @@ def main() -> None:
     parser.add_argument("--examine", type=int, default=250, help="updates between two exams")
     parser.add_argument("--examined", type=int, default=60, help="histories of an exam")
     parser.add_argument("--lookup-rate", type=float, default=0.3, help="learning rate of queries and keys, relative")
+    parser.add_argument("--probe-weight", type=float, default=0.5, help="of what hidden states should know")
     parser.add_argument("--average", type=float, default=0.995, help="share of the mean weights that an update keeps")
     parser.add_argument("--base", type=Path, help="begin with the weights of this base")
     parser.add_argument("--from-progress", type=float, default=0.0, help="where in the curriculum to begin")
@@ -449,14 +509,19 @@ def main() -> None:
         begin_with(model, tokenizer, args.base)
     untrained = torch.cat([rows_of.house, rows_of.invented])
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
-    encoder, curriculum = Encoder(tokenizer, rng, args.other_weight), Curriculum(names, rng)
+    encoder, curriculum = Encoder(tokenizer, rng, args.other_weight, names), Curriculum(names, rng)
     exam = exams(encoder, names, 0, args.examined)
     unseen = {"house": rows_of.invented, "imagined": rows_of.house}
+    probes = Probes()
     # The built lookups are in queries and keys, and large steps blur them.
     lookups = [p for n, p in model.named_parameters() if "q_proj" in n or "k_proj" in n]
     others = [p for n, p in model.named_parameters() if "q_proj" not in n and "k_proj" not in n]
     optimizer = torch.optim.AdamW(
-        [{"params": lookups, "factor": args.lookup_rate}, {"params": others, "factor": 1.0}],
+        [
+            {"params": lookups, "factor": args.lookup_rate},
+            {"params": others, "factor": 1.0},
+            {"params": [*probes.parameters()], "factor": 4.0},
+        ],
         lr=args.lr,
         betas=(0.95, 0.99),
         weight_decay=0.0,
@@ -468,12 +533,13 @@ def main() -> None:
     if checkpoint.exists():
         state = torch.load(checkpoint)
         model.load_state_dict(state["model"])
+        probes.load_state_dict(state["probes"])
         optimizer.load_state_dict(state["optimizer"])
         if "averaged" in state:
             averaged.load_state_dict(state["averaged"])
         step = state["step"]
         rng.seed(f"{args.seed}/{step}")
-    started, seen, mean, correct = time.time(), 0, 0.0, 0.0
+    started, seen, mean, correct, known = time.time(), 0, 0.0, 0.0, 0.0
     pool: list[list[Row]] = []
     while step < args.updates:
         progress = args.from_progress + (1 - args.from_progress) * step / args.updates
@@ -486,8 +552,12 @@ def main() -> None:
             group["lr"] = args.lr * rate * group["factor"]
         batch = pool.pop()
         rows_of.draw(model, rows_of.invented)
-        losses, weights, right = losses_of(model, batch, rows_of.house, args.bf16)
-        ((losses * weights).sum() / weights.sum()).backward()
+        layout = Layout(batch)
+        losses, weights, right = losses_of(model, layout, rows_of.house, args.bf16)
+        rows = model.model.embed_tokens.weight[rows_of.invented, OWN].detach()
+        probed = probes(layout, rows, int(rows_of.invented[0]))
+        ((losses * weights).sum() / weights.sum() + args.probe_weight * probed).backward()
+        known += (probed.item() - known) * (0.02 if step > 50 else 1.0)
         model.model.embed_tokens.weight.grad[untrained] = 0
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -499,7 +569,8 @@ def main() -> None:
         correct += (right[answers].float().mean().item() - correct) * (0.02 if step > 50 else 1.0)
         if step % 50 == 0:
             print(
-                f"{step} loss {mean:.3f} words {100 * correct:.1f} % {seen / (time.time() - started):,.0f} tokens/s",
+                f"{step} loss {mean:.3f} known {known:.3f} words {100 * correct:.1f} %"
+                f" {seen / (time.time() - started):,.0f} tokens/s",
                 flush=True,
             )
         if step % args.examine == 0 or step == args.updates:
@@ -507,7 +578,7 @@ def main() -> None:
             for kind, asked in exam.items():
                 counts = examine(averaged.module, asked, args.tokens_per_batch, unseen[kind])
                 print(f"  {kind}: {shown(counts)}", flush=True)
-            state = {"model": model, "averaged": averaged, "optimizer": optimizer}
+            state = {"model": model, "averaged": averaged, "probes": probes, "optimizer": optimizer}
             torch.save({"step": step} | {name: part.state_dict() for name, part in state.items()}, checkpoint)
     save(averaged.module, tokenizer, args.output, vars(args))
 

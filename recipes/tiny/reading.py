@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from eexp.envs.worlds.house import (
     ALL_ROOMS,
@@ -47,13 +48,42 @@ class Branch:
     answer: str
 
 
+class Known(NamedTuple):
+    """What is known of a name after an observation: one of STATUS, and the place or the room that it is in, or ""."""
+
+    status: str
+    where: str = ""
+
+
+STATUS = [
+    "not seen",
+    "held",
+    "in sight",
+    "seen elsewhere",
+    "place here",
+    "closed here",
+    "place elsewhere",
+    "room",
+    "new door",
+    "old door",
+    "room elsewhere",
+]
+
+
 @dataclass
 class Turn:
-    """An observation, what is asked about it, and the action after it."""
+    """An observation, what is asked about it, and the action after it.
+
+    Attributes:
+        known: What is known of each name then.
+        task: The task's thing, its place, and the room.
+    """
 
     observation: str
     branches: list[Branch] = field(default_factory=list)
     action: str = ""
+    known: dict[str, Known] = field(default_factory=dict)
+    task: tuple[str, str, str] = ("", "", "")
 
 
 @dataclass
@@ -120,6 +150,20 @@ class State:
 
     def at(self, thing: str, place: str) -> str:
         return f"{thing} {self.into(place)} {place}"
+
+
+def what_is_known(state: State, memory: Memory) -> dict[str, Known]:
+    """Return what is known of each thing, place and room that was seen."""
+    known = {room: Known("room elsewhere") for room in memory.rooms}
+    known |= {room: Known("old door" if room in memory.rooms else "new door") for room in state.doors[state.room]}
+    known[state.room] = Known("room")
+    known |= {place: Known("place elsewhere", room) for place, room in memory.places.items()}
+    known |= {
+        place: Known("closed here" if state.is_closed(place) else "place here", state.room) for place in state.places()
+    }
+    known |= {thing: Known("seen elsewhere", place) for thing, place in memory.things.items()}
+    known |= {thing: Known("in sight", place) for thing, place in state.visible().items()}
+    return known | ({state.held: Known("held")} if state.held else {})
 
 
 # -- an imagined house ------------------------------------------------------------------------------------------------
@@ -377,6 +421,7 @@ def imagine(rng: random.Random, names: Sequence[str], size: float, turns: int, q
     while True:
         memory.look(scene)
         turn = history.turns[-1]
+        turn.known, turn.task = what_is_known(scene, memory), (scene.target, scene.goal, scene.room)
         many = questions * (2.0 if len(history.turns) > turns else 1.0)
         turn.branches = list(ask(scene, memory, rng, int(many) + (rng.random() < many % 1)))
         if len(history.turns) > turns:
