@@ -513,9 +513,10 @@ def main() -> None:
     exam = exams(encoder, names, 0, args.examined)
     unseen = {"house": rows_of.invented, "imagined": rows_of.house}
     probes = Probes()
-    # The built lookups are in queries and keys, and large steps blur them.
-    lookups = [p for n, p in model.named_parameters() if "q_proj" in n or "k_proj" in n]
-    others = [p for n, p in model.named_parameters() if "q_proj" not in n and "k_proj" not in n]
+    # Large steps blur the built lookups: they are in queries and keys, and in all attention of the first two layers.
+    of_lookups = re.compile(r"[qk]_proj|layers\.[01]\.self_attn")
+    lookups = [p for n, p in model.named_parameters() if of_lookups.search(n)]
+    others = [p for n, p in model.named_parameters() if not of_lookups.search(n)]
     optimizer = torch.optim.AdamW(
         [
             {"params": lookups, "factor": args.lookup_rate},

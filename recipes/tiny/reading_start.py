@@ -14,6 +14,8 @@ residual stream are divided among what a position knows:
     target     of the task's first name
     goal       of the name at the end of the task
     kind       of the last words of the question, and of its first one
+    rooms      of the rooms where what is asked, the task's place and its thing were last seen
+    here       whether these are the room of now, by products of both; and whether what is asked was closed
 """
 
 from __future__ import annotations
@@ -28,10 +30,18 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 SIZE, HEADS = 64, 4  # of a head, and heads in a layer
 THIRD_WORDS = ("Ġare", "Ġtake", "Ġhold", "Ġput", "ĠPut", "ĠLook")
 OWN, CONST, NAME = slice(1, 48), 0, 48
-BEFORE, SECOND, THIRD, ASKED, ROOM, PLACE, TARGET, GOAL, KIND = (
-    slice(a, b) for a, b in itertools.pairwise([49, 96, 128, 134, 166, 186, 210, 234, 258, 288])
+BEFORE, SECOND, THIRD, ASKED, ROOM, PLACE, TARGET, GOAL, KIND, ASKED_ROOM, GOAL_ROOM, TARGET_ROOM, HERE = (
+    slice(a, b) for a, b in itertools.pairwise([49, 96, 128, 134, 166, 194, 218, 242, 266, 296, 324, 352, 380, 384])
 )
-WIDTH = KIND.stop
+WIDTH = HERE.stop
+ROOMS = ROOM.stop - ROOM.start
+# The word two before, and the word itself, after a name that does not tell where it is: in actions, and in questions.
+NOT_THERE = ("Ġthe", "Ġopen", "Ġtake", "Ġput", "Ġfrom", "Ġplace"), ("<|end|>", "?", ":", "Ġhere")
+OTHERS = (
+    ", . .Ċ Ċ ĠYou You Ġsee Ġin Ġon Ġclosed Ġempty Ġare ĠDoors : Action ĠAction Ġgo Ġto Ġdo Ġnot Ġhold Ġfrom ĠPut ĠLook"
+    " Ġunder Ġat <|user|> <|assistant|> Ġdoor Ġleads ĠNo No Ġis Ġno There ĠThere Ġcannot Ġhot Ġcold Ġclean Ġhere Ġthe"
+    " Ġopen Ġtake Ġput Ġworld Ġtask Answer Question ĠAnswer"
+)
 NORM = 0.68  # of a token's row
 LEVEL = 0.24  # of the dimensions that are the same for all tokens, or for all names
 THETA = 1e6  # base of the rotations: half of them hardly turn within a text
@@ -61,7 +71,7 @@ class Builder:
         vocabulary = tokenizer.get_vocab()
         self.own = {word: self.rows[number, OWN].clone() for word, number in vocabulary.items()}
         self.names = torch.linalg.qr(torch.randn(47, 32))[0].T  # 32 projections of a token
-        self.rooms = torch.linalg.qr(torch.randn(47, 20))[0].T
+        self.rooms = torch.linalg.qr(torch.randn(47, ROOMS))[0].T
         self.words = torch.stack([self.own[word] / self.own[word].norm() for word in THIRD_WORDS])
         self.recency = torch.tensor(_recency(self.turns[:RECENT].double().numpy()), dtype=torch.float)
 
@@ -104,9 +114,37 @@ class Builder:
 
     def same(self, q: torch.Tensor, k: torch.Tensor, asked: slice, read: slice, level: float, score: float) -> None:
         """Attend to where `read` has the token that `asked` has."""
+        size = min(32, asked.stop - asked.start) if asked not in (OWN, BEFORE) else 32
         for weight, part in ((q, asked), (k, read)):
-            projection = torch.eye(32) if part in (SECOND, ASKED) else self.names
-            weight[SLOW, part] = (8 * score) ** 0.5 / (level * (32 / 47) ** 0.5) * projection
+            projection = self.names[:size] if part in (OWN, BEFORE) else torch.eye(part.stop - part.start)[:size]
+            weight[SLOW[:size], part] += (8 * score) ** 0.5 / (level * (size / 47) ** 0.5) * projection
+
+    def told(self, q: torch.Tensor, k: torch.Tensor, const: float, level: float, score: float) -> None:
+        """Avoid the tokens after names that do not tell where something is."""
+        q[FLAG, CONST] = (8 * score) ** 0.5 / const
+        for part, bad in zip((SECOND, OWN), NOT_THERE):
+            words = [*bad, *(word for word in OTHERS.split() if word in self.own and word not in bad)]
+            own = torch.stack([self.own[word] / self.own[word].norm() for word in words])
+            rows = own @ self.names.T if part == SECOND else own
+            wanted = torch.tensor([-1.0] * len(bad) + [0.0] * (len(words) - len(bad)))
+            ridge = rows.T @ rows + 0.1 * torch.eye(rows.shape[1])
+            k[FLAG, part] += (8 * score) ** 0.5 / level * torch.linalg.solve(ridge, rows.T @ wanted)
+
+    def room(self, v: torch.Tensor, out: torch.Tensor, part: slice) -> None:
+        """Write the room of where it attends."""
+        v[:ROOMS, ROOM], out[part, :ROOMS] = torch.eye(ROOMS), torch.eye(ROOMS)
+        v[ROOMS:, :] = torch.randn(v[ROOMS:].shape) * 0.06
+
+    def compare(self, layer: int, first: int, part: slice, number: int, later: float) -> None:
+        """Write the product of a room with that of now: the gates of two units are linear together."""
+        mlp = self.layers[layer].mlp
+        expected = (NORM * later) ** 2 * ROOMS / 47
+        for i, sign in enumerate((1.0, -1.0)):
+            units = slice(first + i * ROOMS, first + (i + 1) * ROOMS)
+            mlp.gate_proj.weight[units], mlp.up_proj.weight[units] = 0, 0
+            mlp.gate_proj.weight[units, part] = sign * 0.3 * torch.eye(ROOMS)
+            mlp.up_proj.weight[units, ROOM] = 0.3 * torch.eye(ROOMS)
+            mlp.down_proj.weight[HERE.start + number, units] = sign * 0.5 / (0.09 * expected)
 
 
 @torch.no_grad()
@@ -142,7 +180,7 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
     q, k, v, out = build.head(1, 0)  # the last room: three after "are"
     build.recent(q, k, const_later, 8.0)
     build.marked(q, k, THIRD.start, const_later, level_later, 70.0)
-    v[:20, OWN], out[ROOM, :20] = build.rooms, torch.eye(20) / later
+    v[:ROOMS, OWN], out[ROOM, :ROOMS] = build.rooms, torch.eye(ROOMS) / later
     q, k, v, out = build.head(1, 1)  # the name two after the last mention of what is asked: "X in P"
     build.same(q, k, ASKED, SECOND, level_later, 40.0)
     build.recent(q, k, const_later, 3.0)
@@ -170,23 +208,41 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
     q[:RECENT, CONST] *= -1  # the first one rather than the last one
     build.word(q, k, OWN, ".Ċ", const_later, level_later, 70.0)
     v[:24, BEFORE], out[GOAL, :24] = build.names[:24], torch.eye(24) / later
-    q, k, v, out = build.head(2, 0)  # the last mention of what is asked, and the room there
-    build.same(q, k, ASKED, OWN, level_later, 24.0)
-    build.recent(q, k, const_later, 2.0)
-    v[:, :] = torch.randn(v.shape) * 0.06
-    out[:, :] = torch.randn(out.shape) * 0.002
+    q, k, v, out = build.head(2, 0)  # the room where what is asked was last seen
+    build.same(q, k, ASKED, BEFORE, level_later, 60.0)
+    build.recent(q, k, const_later, 3.0)
+    build.told(q, k, const_later, level_later, 24.0)
+    build.room(v, out, ASKED_ROOM)
+    out /= later
+    closed = build.own["Ġclosed"] / build.own["Ġclosed"].norm()
+    v[-1], out[HERE.start + 3, -1] = 0, 0.5 / later
+    v[-1, OWN] = closed
+    build.compare(2, 0, ASKED_ROOM, 0, later)
     q, k, v, out = build.head(2, 1)  # the same, two later, which leaves out the question itself
     build.same(q, k, ASKED, SECOND, level_later, 24.0)
     build.recent(q, k, const_later, 2.0)
     build.marked(q, k, NAME, const_later, const_later, 8.0)
-    v[:20, ROOM] = torch.eye(20)
-    v[20:, :] = torch.randn(v[20:].shape) * 0.06
+    v[:ROOMS, ROOM] = torch.eye(ROOMS)
+    v[ROOMS:, :] = torch.randn(v[ROOMS:].shape) * 0.06
     out[:, :] = torch.randn(out.shape) * 0.002
-    q, k, v, out = build.head(3, 0)  # what followed this token
+    for number, (part, read, room) in enumerate([(GOAL, BEFORE, GOAL_ROOM), (TARGET, BEFORE, TARGET_ROOM)]):
+        q, k, v, out = build.head(3, number)  # the rooms where what the task is about was last seen
+        build.same(q, k, part, read, level_later, 60.0)
+        build.recent(q, k, const_later, 3.0)
+        build.told(q, k, const_later, level_later, 24.0)
+        build.room(v, out, room)
+        out /= later
+        build.compare(3, 2 * ROOMS * number, room, 1 + number, later)
+    q, k, v, out = build.head(4, 2)  # what is closed in this room
+    build.same(q, k, ROOM, ROOM, level_later, 24.0)
+    build.recent(q, k, const_later, 3.0)
+    build.word(q, k, OWN, "Ġclosed", const_later, level_later, 60.0)
+    v[:47, BEFORE], out[OWN, :47] = torch.eye(47), 0.1 * torch.eye(47)
+    q, k, v, out = build.head(4, 0)  # what followed this token
     build.same(q, k, OWN, BEFORE, level_later, 24.0)
     build.recent(q, k, const_later, 2.0)
     v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.25 * torch.eye(47)
-    q, k, v, out = build.head(3, 1)  # what followed the token before, two later
+    q, k, v, out = build.head(4, 1)  # what followed the token before, two later
     build.same(q, k, BEFORE, SECOND, level_later, 24.0)
     build.recent(q, k, const_later, 2.0)
     v[:47, OWN], out[OWN, :47] = torch.eye(47), 0.25 * torch.eye(47)
@@ -204,6 +260,7 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
     at = 0
     for part, projection in (
         (ROOM, build.rooms),
+        (ASKED_ROOM, build.rooms),
         (PLACE, build.names[:24]),
         (ASKED, build.names),
         (TARGET, build.names[:24]),
@@ -215,4 +272,11 @@ def start_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -
         gate[units, CONST] = 0.5 / 0.8
         down[OWN, units] = 0.1 * projection.T
         at = units.stop
+    for layer in model.model.layers:  # as large as each other, so that steps of one size do not spoil what is written
+        attention = layer.self_attn
+        for rows in (slice(h * SIZE, (h + 1) * SIZE) for h in range(HEADS)):
+            v, out = attention.v_proj.weight[rows], attention.o_proj.weight[:, rows]
+            balance = (out.abs().max() / v.abs().max()).sqrt()
+            v *= balance
+            out /= balance
     model.model.norm.weight.fill_(2.0)
