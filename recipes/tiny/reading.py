@@ -423,7 +423,7 @@ def imagine(rng: random.Random, names: Sequence[str], size: float, turns: int, q
         turn = history.turns[-1]
         turn.known, turn.task = what_is_known(scene, memory), (scene.target, scene.goal, scene.room)
         many = questions * (2.0 if len(history.turns) > turns else 1.0)
-        turn.branches = list(ask(scene, memory, rng, int(many) + (rng.random() < many % 1)))
+        turn.branches = list(ask(scene, memory, rng, int(many) + (rng.random() < many % 1), training=True))
         if len(history.turns) > turns:
             return history
         turn.action = scene.action(memory.tried)
@@ -668,27 +668,42 @@ def ask_known_place(state: State, memory: Memory, rng: random.Random) -> Asked:
 
 QUESTIONS: dict[str, tuple[Callable[[State, Memory, random.Random], Asked], float]] = {
     "where is X": (ask_where, 2),
-    "where is the task's X": (ask_where_target, 1.5),
+    "where is the task's X": (ask_where_target, 1),
     "is X in sight": (ask_in_sight, 3),
-    "is the task's X in sight": (ask_target_in_sight, 2),
-    "what does the task want here": (ask_wanted, 1.5),
+    "is the task's X in sight": (ask_target_in_sight, 1),
+    "what does the task want here": (ask_wanted, 1),
     "where does it belong": (ask_goal, 0.5),
-    "is that place here": (ask_goal_here, 2),
-    "what is closed here": (ask_closed, 3),
+    "is that place here": (ask_goal_here, 1),
+    "what is closed here": (ask_closed, 1.5),
     "what do you hold": (ask_held, 0.7),
-    "doors not gone through": (ask_doors, 3),
+    "doors not gone through": (ask_doors, 1.5),
     "how is it now": (ask_state, 0.4),
-    "is place P here": (ask_place_here, 3),
+    "is place P here": (ask_place_here, 2),
     "where are you": (ask_room, 0.5),
     "which doors are here": (ask_all_doors, 0.4),
-    "which room has P": (ask_place_room, 2.5),
+    "which room has P": (ask_place_room, 1.5),
     "what is in P": (ask_contents, 0.3),
-    "what was refused last": (ask_refused, 1),
-    "was the last refused": (ask_last_refused, 0.5),
-    "was it tried": (ask_tried, 1.5),
+    "what was refused last": (ask_refused, 0.4),
+    "was the last refused": (ask_last_refused, 0.3),
+    "was it tried": (ask_tried, 0.4),
     "entered R": (ask_entered, 0.3),
     "known of X": (ask_known_thing, 2),
-    "known of P": (ask_known_place, 2),
+    "known of P": (ask_known_place, 1.5),
+}
+# Weights in training, where they differ: more of what acting depends on and of what is learned last.
+TRAINING = {
+    "where is the task's X": 1.5,
+    "is the task's X in sight": 2,
+    "what does the task want here": 1.5,
+    "is that place here": 2,
+    "what is closed here": 5,
+    "doors not gone through": 3,
+    "is place P here": 3,
+    "which room has P": 2.5,
+    "what was refused last": 1,
+    "was the last refused": 0.5,
+    "was it tried": 1.5,
+    "known of P": 2,
 }
 THOUGHT = "a thought"
 
@@ -701,16 +716,18 @@ def think(state: State, memory: Memory) -> Branch:
     return Branch(THOUGHT, STYLE.thought.ask, STYLE.thought.open.rstrip(), f" {' '.join(facts)}")
 
 
-def ask(state: State, memory: Memory, rng: random.Random, number: int) -> Iterator[Branch]:
+def ask(state: State, memory: Memory, rng: random.Random, number: int, training: bool = False) -> Iterator[Branch]:
     """Yield so many different questions about a state, some of them thoughts."""
-    kinds, weights = [*QUESTIONS], [weight for _, weight in QUESTIONS.values()]
+    weights = {kind: weight for kind, (_, weight) in QUESTIONS.items()} | (TRAINING if training else {})
     seen = set()
     for _ in range(number):
         if rng.random() < 0.15:
             branch = think(state, memory)
         else:
-            kind = rng.choices(kinds, weights)[0]
+            kind = rng.choices([*weights], [*weights.values()])[0]
             question, answer = QUESTIONS[kind][0](state, memory, rng)
+            if training and answer == "nothing" and kind == "what is closed here" and rng.random() < 0.7:
+                continue  # or it is the only answer that is learned
             branch = Branch(kind, f"\nQuestion: {question}", "Answer:", f" {answer}.")
         if branch.asked not in seen:
             seen.add(branch.asked)
