@@ -476,13 +476,18 @@ def main() -> None:
     parser.add_argument("--lookup-rate", type=float, default=0.3, help="learning rate of queries and keys, relative")
     parser.add_argument("--probe-weight", type=float, default=0.5, help="of what hidden states should know")
     parser.add_argument("--average", type=float, default=0.995, help="share of the mean weights that an update keeps")
+    parser.add_argument("--vocabulary", type=Path, help="use the tokenizer of this base, instead of making one")
     parser.add_argument("--base", type=Path, help="begin with the weights of this base")
     parser.add_argument("--from-progress", type=float, default=0.0, help="where in the curriculum to begin")
     parser.set_defaults(layers=5, mlp=256, tokens_per_batch=800, lr=2.5e-4)
     args = parser.parse_args()
     rng = random.Random(args.seed)
     names = invented(random.Random(0), INVENTED)
-    tokenizer = make_vocabulary([*HOUSE_NAMES, *names], args.context)
+    tokenizer = (
+        AutoTokenizer.from_pretrained(args.vocabulary)
+        if args.vocabulary
+        else make_vocabulary([*HOUSE_NAMES, *names], args.context)
+    )
     torch.manual_seed(args.seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
