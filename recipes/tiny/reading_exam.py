@@ -1,6 +1,6 @@
 """Ask bases about histories of `house`, and count the answers that are right to the last word, by kind of question.
 
-    python reading_exam.py eexp/data/tiny bases/reader
+    python recipes/tiny/reading_exam.py bases/reader
 
 The histories are of houses that no study uses, half of the actions the expert's, the others any; no base is trained on
 them. A base that has never heard a question of some kind gets it wrong.
