@@ -285,7 +285,7 @@ def test_other_files_that_a_command_reads_are_not_overwritten(data, tmp_path):
     model, panel, style, names = (tmp_path / name for name in ("m.gguf", "panel.jsonl", "style.toml", "map.json"))
     model.write_bytes(b"GGUF of a user")
     panel.write_bytes(run("panel", "house", "-n", "1").ok().out)
-    style.write_text('extends = "react"\n')
+    style.write_bytes(run("prompts", "show", "react").ok().out)
     names.write_text("{}")
     (tmp_path / "hf").mkdir()
     weights = tmp_path / "hf" / "model.safetensors"

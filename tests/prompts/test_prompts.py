@@ -313,7 +313,7 @@ def test_a_style_that_kept_the_name_of_a_built_in_one(data, tmp_path):
     run(*finetune, "--prompt-style", file, data["imitation"]).one_error(
         2, "the built-in style of that name: give your style another name"
     )
-    run(*finetune, mine, data["imitation"]).one_error(3, "two styles have the same name")
+    run(*finetune, data["imitation"], mine).one_error(3, "two styles have the same name")
 
 
 def test_a_style_holds_all_words():
