@@ -8,4 +8,8 @@ written to.
 #: The spec of the built-in model that is the default, and the name of its directory here: a base model for `house`.
 TINY = "tiny"
 #: The built-in models and what they are for. recipes/tiny made them.
-BUILT_IN = {TINY: "a base model for house only", "tiny-reactions": "a base model for reactions only"}
+BUILT_IN = {
+    TINY: "a base model for house only",
+    "tiny-reader": "a base model for house that has seen no action's outcome",
+    "tiny-reactions": "a base model for reactions only",
+}

@@ -1,6 +1,6 @@
 # The paper's methods in `house`, on a base that reads and has seen no action's outcome (recipes/tiny/make_reader.py).
 #
-#   make -f recipes/studies/house.mk BASE=bases/reader OUT=studies/house-reader SEEDS="0 1"
+#   make -f recipes/studies/house.mk OUT=studies/house-reader SEEDS="0 1"
 #   python recipes/studies/house_results.py studies/house-reader
 #
 # All arms train all weights of the base for UPDATES updates of BATCH trajectories.
@@ -24,16 +24,17 @@ SHELL := /bin/bash -o pipefail
 .SECONDARY:
 
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
-BASE ?= bases/reader
+BASE ?= tiny-reader
 OUT ?= studies/house-reader
 SEEDS ?= 0
 ARMS ?= il sr recovery iwm recovery-sr sr-permuted iwm-extra recovery-sr-permuted
 TRAIN ?= 200
 K ?= 5
 PANEL_TASKS ?= 200
-UPDATES ?= 200
+UPDATES ?= 500
 BATCH ?= 4
-LR ?= 5e-4
+# Larger steps make the base forget how to read.
+LR ?= 1e-4
 HALF := $(shell echo $$(($(UPDATES) / 2)))
 PYTHON ?= python
 
