@@ -105,7 +105,7 @@ class BranchSettings(Checked):
         f"state; 0 drops none.  [default: {MIN_P:g} where texts are drawn without replacement, else 0]"
     )
     rounds: int = option(10, type=Whole(1)).help(
-        "Sample at most N times k texts in a state. Then fill up with admissible actions."
+        "Sample at most N times k texts in a state. Then add admissible actions, up to k."
     )
     only_admissible: bool = option(True).help(
         "Drop samples of the policy that are not admissible. Only where the list of admissible actions is complete."

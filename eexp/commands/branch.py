@@ -30,17 +30,17 @@ def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> 
     Alternatives differ from each other and from the expert's action; case, blanks and outer punctuation make no
     difference. The policy's texts are sampled without replacement. So a policy that is sure of the expert's action
     still gives others, in proportion to their probabilities. Texts that are far less probable than the most probable
-    alternative are left out (--min-p). Where the policy does not give enough, admissible actions fill up. Servers over
-    HTTP cannot sample without replacement. There, repeated samples are dropped, and --min-p compares with the most
-    probable sample. The summary counts all of this.
+    alternative are left out (--min-p). If the policy does not give enough, random admissible actions make up the
+    number. Servers over HTTP cannot sample without replacement. There, repeated samples are dropped, and --min-p
+    compares with the most probable sample. The summary counts each case.
 
     Without --pool, new alternatives replace those that a record has. With --pool, a record may hold several sets, such
     as one from the admissible actions for world modelling and one from the policy for reflection. `eexp rollout`
     executes those that have no outcome yet.
 
     With --add, alternatives go to the states where one more is most likely to have a new outcome. That is estimated
-    from the outcomes that `eexp rollout` has found so far. Run the two stages in turns: each round knows more. All
-    input is read first, and --resume needs the same input.
+    from the outcomes that `eexp rollout` has found so far. Run the two stages in turns. All input is read first, and
+    --resume needs the same input.
 
     The samples of a trajectory depend on its record, the model, the options and --seed. They do not depend on the rest
     of the input. The states of a trajectory are evaluated in batches, which moves log-probabilities by about 1e-3 (by

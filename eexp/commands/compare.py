@@ -26,8 +26,8 @@ def command(
     NAME='runs/*/il.jsonl' names several. Without NAME, a file is a method of its own. All files must be of the same
     tasks.
 
-    Rates and differences are means over training runs, never the best run. Confidence intervals and p values cover the
-    choice of tasks and of training runs. With one run of each method, they hold for these models alone. p is corrected
+    Rates and differences are means over training runs, never the best run. Confidence intervals and p values cover
+    other tasks and other training seeds. With one run of each method, they hold for these models alone. p is corrected
     for the number of methods (Holm). See docs/evidence.md.
 
     \b

@@ -110,13 +110,13 @@ def command(
 
     The tasks are a fixed panel: those of the split, ordered by a hash of their ids. So the tasks of -n 100 are among
     those of -n 200, and two machines with -n 50 and --skip 50 -n 50 play what -n 100 plays. With --panel the tasks are
-    those of a file, and every episode holds the panel's hash. By default, prompt style, thoughts and the longest answer
-    are those that the model was trained with. A text that is cut off before its action counts as an invalid action.
-    `eexp env list` shows what ENV may be.
+    those of a file, and every episode holds the panel's hash. By default, the prompt style, the use of thoughts and the
+    token limit are those that the model was trained with. An answer that is cut off before its action counts as an
+    invalid action. `eexp env list` shows what ENV may be.
 
-    Many episodes are played at once. Their number does not change the output, unless rounding decides between two
-    tokens. Environments other than {LIGHT} live in processes of their own, one an episode. If one crashes, hangs or
-    takes too much memory, its episode is tried again. A task that fails three times is a bad record.
+    Many episodes are played at once, in one batch. Their number does not change the output, up to rounding.
+    Environments other than {LIGHT} live in processes of their own, one an episode. If one crashes, hangs or takes too
+    much memory, its episode is tried again. A task that fails three times is a bad record.
 
     \b
     Example:

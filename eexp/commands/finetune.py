@@ -13,7 +13,7 @@ from eexp.settings import FILE, REQUIRED, Word, prompt_style
 from eexp.training.settings import OBJECTIVES, Settings
 
 _OUTPUT = option(REQUIRED, "-o", "--output", type=FILE, metavar="DIR").help(
-    "Where the adapter, or the model, is saved."
+    "Directory to save the adapter, or the model, in."
 )
 _VALIDATE = option(None, "--validate", type=FILE, multiple=True).help(
     "Examples of other trajectories, whose loss is computed at the start, after every epoch and at the "
@@ -25,10 +25,10 @@ _DRY_RUN = option(False, "--dry-run").help(
 )
 _RESUME = option(False, "--resume").help("Continue from the last checkpoint in -o DIR.")
 _ON_ERROR = option("stop", "--on-error", type=Word(["stop", "skip"])).help(
-    "What a bad record does: end the run (exit code 3), or be set aside (exit code 4)."
+    "What to do with a bad record: end the run (exit code 3), or set it aside (exit code 4)."
 )
 _REJECTS = option(None, "--rejects", type=FILE).help(
-    "Keep what was set aside here, as JSONL with the reason. Implies --on-error skip."
+    "Keep the records that are set aside here, as JSONL with the reason. Implies --on-error skip."
 )
 _QUIET = option(False, "-q", "--quiet").help("No summary and no progress bar on standard error.")
 _PROMPT_STYLE = parameter(prompt_style("the built-in one that the examples name"))
@@ -60,12 +60,13 @@ def command(
 ) -> None:
     """Train a LoRA adapter, or all weights, on examples.
 
-    Supervised fine-tuning: the loss is the cross-entropy of completions alone. A prefix that several examples share is
-    computed once, and loss and gradient are those of one example at a time. DIR gets the weights, a model card, the
+    Supervised fine-tuning: the loss is the cross-entropy of completions only. Prefixes that examples share are computed
+    once. Loss and gradient equal those of training on each example separately. DIR gets the weights, a model card, the
     settings (eexp.json) and the loss curve (metrics.jsonl). With --init, an adapter that was trained on world-model
     examples continues with imitation.
 
-    Several processes train together under torchrun or accelerate launch, to the same result.
+    With torchrun or accelerate launch, several processes train together (DDP or FSDP2). The result is the same, up to
+    rounding.
 
     \b
     Example:

@@ -22,10 +22,10 @@ def command(settings: PolicySettings, prompt_style: str | None, stream: Stream) 
     """Make training examples of an agent's own episodes, weighted by their success.
 
     Reads several trials of each task, as `eexp eval --trials 8 --temperature 1` writes them. Each turn becomes an
-    example. Its weight is the advantage of its episode: the reward minus the mean reward of the task's episodes.
-    Training makes answers with a positive weight more likely, and those with a negative weight less likely. One update
-    of `eexp finetune --init` on all examples is a policy-gradient step, as in GRPO. recipes/rl makes many. Tasks whose
-    episodes all have the same reward have no gradient, and are left out.
+    example. Its weight is its advantage: the reward of its episode minus a baseline, the mean reward of the task
+    (--baseline). Training makes answers with a positive weight more likely, and those with a negative weight less
+    likely. One update of `eexp finetune --init` on all examples is a policy-gradient step, as in GRPO. recipes/rl
+    alternates play and training. Tasks whose turns all have weight 0 are left out.
 
     \b
     Example:

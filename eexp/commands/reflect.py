@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     "by rule]"
 )
 @option(None, "--rationale", type=Name(RATIONALES, ("model",))).help(
-    "Who writes. model: the model. outcome: a rule, from the recorded outcomes. search: a rule that searches all "
-    "executed outcomes for a way to the end, and writes down its search. environment: a rule, from the environment's "
-    "notes on what is known and still needed. `eexp plugins` lists rules of other packages.  [default: the model "
-    "if there is one, else outcome]"
+    "What writes the thought. model: the model. outcome: a rule, from the recorded outcomes. search: a rule that "
+    "searches all executed outcomes for a way to the end, and writes down its search. environment: a rule, from the "
+    "environment's notes on what is known and still needed. `eexp plugins` lists rules of other packages.  [default: "
+    "the model if there is one, else outcome]"
 )
 @option(False, "--no-outcomes").help(
     "The model sees the state alone, and writes a thought and an action. Needs --keep-matching."

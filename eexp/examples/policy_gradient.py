@@ -25,16 +25,18 @@ def policy_data(
     count: Count = no_count,
     on_error: OnError = stop_at_error,
 ) -> Iterator[dict]:
-    """Yield an example for every turn of the episodes whose task was played with different success.
+    """Yield an example for every turn that has a weight, from the episodes of an agent.
 
-    The weight of an example is the advantage of its episode, which is its reward minus the mean of those of the same
-    task. Where that is negative, training makes the answer less likely. One update on all examples is then a step along
-    the policy gradient, as in GRPO (Shao et al. 2024, arXiv 2402.03300) on episodes that the model itself has just
-    played; there is no clipping, because there is nothing to clip in the first update, and no division by the standard
-    deviation unless it is asked for (Liu et al. 2025, arXiv 2503.20783).
+    The weight of an example is its advantage: the reward of its episode minus a baseline, the mean reward of the same
+    task, and what the turn itself adds (`turn_rewards`, `refused`). Where that is negative, training makes the answer
+    less likely. One update on all examples is then a step along the policy gradient, as in GRPO (Shao et al. 2024,
+    arXiv 2402.03300) on episodes that the model itself has just played; there is no clipping, because there is nothing
+    to clip in the first update, and no division by the standard deviation unless it is asked for (Liu et al. 2025,
+    arXiv 2503.20783).
 
-    The mean is over turns (Hao et al. 2025, arXiv 2505.23585). Episodes that fail are longer, so with a mean over
-    episodes most turns have a negative weight, and what all answers begin with becomes less likely from round to round.
+    By default, the mean is over turns (Hao et al. 2025, arXiv 2505.23585). Episodes that fail are longer, so with a
+    mean over episodes most turns have a negative weight, and what all answers begin with becomes less likely from round
+    to round.
 
     Args:
         episodes: Episodes, several of each task. All of them are read before the first example is made.

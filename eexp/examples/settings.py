@@ -164,8 +164,8 @@ class ReflectSettings(Checked):
     rationale: str = "model"
     guards: GuardSettings = field(default_factory=GuardSettings)
     weigh: int = option(1, type=Whole(0)).help(
-        "Most contenders in a reflection that a rule composes. A contender is an executed alternative that did "
-        "worse. With 0, states without a contender get a reflection, too."
+        "Largest number of contenders that a composed reflection argues against. A contender is an executed "
+        "alternative that did worse. With 0, states without a contender get a reflection, too."
     )
     ahead: int = option(2, type=Whole(1)).help("With --rationale search: depth of the search, in actions.")
     per_alternative: bool = option(False, is_flag=True).help(

@@ -62,22 +62,22 @@ class Settings(Checked):
         "Stop after this many updates; overrides --epochs.  [default: as --epochs says]"
     )
     batch_size: int | None = option(None, type=Whole(1)).help(
-        "Batch size: examples of an update.  [default: whole trajectories, at least 4 of them and at least 16 "
-        "examples; with --shuffle examples, 16 examples]"
+        "Batch size: examples in an update (optimiser step).  [default: whole trajectories, at least 4 of them and at "
+        "least 16 examples; with --shuffle examples, 16 examples]"
     )
     batch_trajectories: int | None = option(None, type=Whole(1)).help(
         "Batch size in trajectories, each with all its examples.  [default: see --batch-size]"
     )
     budget_like: str | None = option(None, type=FILE, metavar="DIR").help(
-        "Match the training run in DIR: as many updates, and as many target tokens an update. Overrides --epochs and "
-        "--batch-size. Updates that trained --init count."
+        "Match the training run in DIR: as many updates, and as many target tokens. Overrides --epochs, --batch-size "
+        "and --batch-trajectories. Updates that trained --init count."
     )
     action_weight: float = option(1.0, type=Finite(0, min_open=True)).help(
         "Loss weight of the action where a thought precedes it in the completion."
     )
     share: Mapping[str, float] | None = option(None, gather=kind_shares, metavar="KIND=SHARE").help(
-        "Share of the loss that examples of a kind have, such as world_model=0.05: their loss weights are scaled to "
-        "it. Can be repeated.  [default: as the weights of the examples say]"
+        "Scale the loss weights of the examples of a kind, so that they have this share of the loss, such as "
+        "world_model=0.05. Can be repeated.  [default: as the weights of the examples say]"
     )
     objective: str = option("sft", type=Word([*dict.fromkeys(kind.name for kind in OBJECTIVES)])).help(
         "The objective. sft: the cross-entropy of completions. dpo: direct preference optimisation on preferences; "
@@ -93,15 +93,14 @@ class Settings(Checked):
     )
     clip: float | None = option(None, type=Finite(0, 1, min_open=True)).help(
         "PPO's clipped objective, for examples of `eexp policy-data`. X is the clip range epsilon; 0.2 is usual. The "
-        "ratio of a token's probability is to that before the first update."
+        "probability ratio of a token is relative to the policy before the first update."
     )
     tokens_per_batch: int = option(4096, type=Whole(1)).help(
-        "Tokens of a forward pass. Fewer tokens take less memory; the result is the same."
+        "Tokens in a forward pass (micro-batch). Fewer tokens take less memory; the result is the same."
     )
     packing: str = option("tree", type=Word(["tree", "none"])).help(
-        "How examples stand in a forward pass. tree: compute the prefixes that examples share once. none: pad "
-        "examples, which more models support. The "
-        "result is the same."
+        "How examples are batched in a forward pass. tree: compute the prefixes that examples share once. none: pad "
+        "examples, which more models support. The result is the same."
     )
     shuffle: str = option("trajectories", type=Word(["trajectories", "examples"])).help(
         "What is shuffled every epoch: trajectories, each with its examples, or single examples. Trajectories are "
