@@ -38,7 +38,7 @@ def command(env: str | None, settings: RolloutSettings, open_pool: Callable[...,
     (exit code 1), and the message says whether --fork replay helps.
 
     Environments live in separate processes. If one crashes, hangs or takes too much memory, its trajectory is tried
-    again, with three attempts in all. If all three end on the same alternative, this alternative is refused, with the
+    again. There are three attempts. If all three end on the same alternative, this alternative is refused, with the
     cause. An alternative that ends the environment's program is refused, too. All others are executed. A trajectory
     whose own path fails in this way is a bad record. The number of processes changes neither the order nor the content
     of the output.
