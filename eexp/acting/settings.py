@@ -152,8 +152,8 @@ class RolloutSettings(Checked):
     again: bool = option(False).help("Execute alternatives that have an outcome, too.")
     audit: float = option(0.02, type=Number(0, 1), metavar="SHARE").help(
         "Share of the alternatives to execute a second time, by a replay from the task's beginning. Another "
-        f"outcome ends the run (exit code 1). The share of the first {FIRST} is at least {FIRST_SHARE:g}, with one in "
-        "every trajectory. 0 audits none."
+        f"outcome ends the run (exit code 1). Of the first {FIRST} of every environment, a share of at "
+        f"least {FIRST_SHARE:g} is audited, and one in every trajectory. 0 audits none."
     )
 
 

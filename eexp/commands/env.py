@@ -119,14 +119,15 @@ def check_command(
 ) -> None:
     """Check that an environment keeps its contract, so that its branches can be trusted.
 
-    Some tasks are played, and then played again: in the same environment and in one opened anew, with and without
-    asking for admissible actions and the expert, beside another one if it calls itself light, around forks, around
-    actions it calls harmless, around nonsense.
-    The observations must be the same each time. Every line begins with ok, FAIL, note (worth knowing, nothing is
-    broken) or - (not tried). It is a failure, too, if no action could be taken at all. Exit code 1 if anything failed.
+    Some tasks are played, and then played again, in the same environment and in a new one. They are played with and
+    without asking for admissible actions and the expert, and in turns with a second environment. Forks, harmless
+    actions and nonsense actions are tried on the way. The observations must be the same each time.
 
-    With --conformance, the requirements of docs/fork-and-verify.md are checked one by one: met, NOT MET, or not
-    offered, with what was compared. Exit code 1 if one is not met.
+    Every line begins with ok, FAIL, note (worth knowing, nothing is broken) or - (not tried). It is also a failure if
+    no action could be taken at all. Exit code 1 if anything failed.
+
+    With --conformance, the requirements of docs/fork-and-verify.md are checked one by one. Each line says met, NOT MET
+    or not offered, and what was compared. Exit code 1 if one is not met.
 
     \b
     Example:

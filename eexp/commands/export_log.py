@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 def command(format: str, alternatives: bool, sessions: str | None, stream: Stream) -> None:
     """Write trajectories, episodes and examples in formats of other tools.
 
-    A log holds the observations, thoughts and actions of an agent, and with --alternatives the alternatives of
-    trajectories. A log of Inspect is of one model and one environment; call its file NAME.json. Fields that a format
-    has no place for stand under the key eexp, so that `eexp import` finds them again.
+    A log holds the observations, thoughts and actions of an agent. With --alternatives, it also holds the alternatives
+    of trajectories. A log of Inspect holds one model and one environment; call its file NAME.json. Fields that a format
+    has no place for stand under the key eexp, and `eexp import` reads them back.
 
     Examples become rows of chat messages (sft), in the form of the files that the paper's authors published. The last
     message of a row is what is learned, and all other fields stand under metadata.

@@ -45,12 +45,13 @@ def command(
     how to answer are left out.
 
     expert_sft, iwm_sft and reflection_sft are rows of chat messages for training, in the form of the files that the
-    paper's authors published. They become examples of imitation, world model or reflection, with the words they have.
+    paper's authors published. They become examples of imitation, world model or reflection. Their words are not
+    changed.
 
-    With --env, the recorded actions are replayed in the environment. Its observations must be the recorded ones. Blanks
-    make no difference, and neither does what the environment itself calls random. What is written is the environment's:
-    observations, admissible actions and outcome. Observations that are missing in the record are filled in. The task is
-    found by its id, which the record has as its name, or after a / or _ in it; see --match and --map.
+    With --env, the recorded actions are replayed in the environment. Its observations must equal the recorded ones.
+    Blanks, and parts that the environment calls random, are not compared. The output has the environment's
+    observations, admissible actions and outcome. Missing observations are filled in. A task is found by its id: the
+    name in the record, or the end of that name after a / or _. For other names, see --match and --map.
 
     Episodes name their environment and their task, and are replayed there. They must end as recorded, too. With
     --success, this is rejection sampling: the episodes in which a model succeeded become the demonstrations of its next

@@ -26,8 +26,8 @@ def command(ctx: click.Context, others: bool, check: bool, as_json: bool) -> Non
     """List what names stand for, and what other packages add.
 
     A package adds environments, models, formats, rationales, judges, executors and commands by entry points; see
-    docs/plugins.md. An entry has its name, the package and version that it comes from, and what it is. One that cannot
-    be used has a second line, which says why. Exit code 1 if there is such an entry.
+    docs/plugins.md. Each line has a name, the package and version that it comes from, and a description. If an entry
+    cannot be used, a second line says why, and the exit code is 1.
 
     \b
     Example:

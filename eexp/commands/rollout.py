@@ -28,19 +28,20 @@ def command(env: str | None, settings: RolloutSettings, open_pool: Callable[...,
 
     Alternatives that have an outcome keep it, unless --again is given. So a second pool costs only its own execution.
 
-    Every branch is verified. The observation in the state must be the recorded one, and so must the next one on the
-    expert's path. So must the instruction, and at the end of the path the score, the success, and whether the episode
-    is over. Otherwise the branch is refused and counted, and the --rejects file keeps it with the evidence (exit code
-    4). The environment's answer to an invalid action is an outcome like any other.
+    Every branch is verified. The observation in the state, and the next one on the expert's path, must equal the
+    record. So must the instruction. At the end of the path, the score, the success, and whether the episode is over
+    must equal the record, too. Otherwise the branch is refused and counted, and the --rejects file keeps it with the
+    evidence (exit code 4). The environment's answer to an invalid action is an outcome like any other.
 
     A copy of an environment's state may still behave differently from the environment. So some alternatives are
     executed a second time, by a replay from the task's beginning (--audit). If the second outcome differs, the run ends
     (exit code 1), and the message says whether --fork replay helps.
 
-    Environments live in processes of their own. If one crashes, hangs or takes too much memory, its trajectory is tried
-    again. An alternative on which the process is lost three times is refused with the cause; so is one that ends the
-    environment's program. All others are executed. A trajectory whose own path fails in this way is a bad record. The
-    number of processes changes neither order nor content of the output.
+    Environments live in separate processes. If one crashes, hangs or takes too much memory, its trajectory is tried
+    again. There are three attempts. If all three end on the same alternative, this alternative is refused, with the
+    cause. An alternative that ends the environment's program is refused, too. All others are executed. A trajectory
+    whose own path fails in this way is a bad record. The number of processes changes neither the order nor the content
+    of the output.
 
     The summary counts the executed alternatives by source and pool. It gives four shares: those that are valid, that
     change the state (another observation, or the end), that lead to the expert's outcome (the same observation), and

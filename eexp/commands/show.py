@@ -50,12 +50,12 @@ def command(
 ) -> None:
     """Show records, or a training run, to a person.
 
-    Trajectories are shown with their alternatives and outcomes, examples with the text that the loss falls on in green,
-    episodes as they were played, and records that --rejects set aside with the reason. Of the directory of a training
-    run, the model card and the last losses are shown; of a GGUF file, its metadata.
+    A trajectory has its alternatives and their outcomes. In an example, the text that the loss falls on is green. An
+    episode is shown turn by turn. A record that --rejects set aside has the reason. For the directory of a training
+    run, the model card and the last losses are shown; for a GGUF file, its metadata.
 
     FILE#ID shows one record, and FILE#ID/STEP one step of it. On a terminal, long observations are cut unless --full is
-    given, and what does not fit goes through a pager (PAGER, or less).
+    given, and long output goes through a pager (PAGER, or less).
 
     \b
     Example:

@@ -28,10 +28,10 @@ def command(
 ) -> None:
     """Count what is in files of records: lengths, valid share, duplicates, leaks.
 
-    A row is a type of record and, for examples, a kind. `valid` is the share of actions that the environment accepted:
-    of executed alternatives in trajectories, of examples with a transition, of the actions of episodes. Duplicates are
-    examples with the same words, and trajectories and episodes with the same actions in the same task. The first of
-    them is not counted. `eexp mix --duplicates` leaves duplicates and near duplicates out.
+    Each row is a type of record; for examples, a kind. `valid` is the share of actions that the environment accepted.
+    In trajectories it counts executed alternatives, in examples those with a transition, in episodes all actions.
+    Duplicates are examples with the same words, and trajectories and episodes with the same actions in the same task.
+    The first of them is not counted. `eexp mix --duplicates` leaves out duplicates and near duplicates.
 
     \b
     Example:

@@ -34,13 +34,13 @@ def command(
 ) -> None:
     """Look at records in a browser: states, alternatives, outcomes, examples.
 
-    A trajectory is shown as a path, with the alternatives of every state and what they led to. An example is shown as
-    the model sees it, with the text that the loss falls on. Episodes are shown turn by turn, and those of two policies
-    on one task side by side. With several files, a state links to the examples that were made of it.
+    A trajectory is shown as a path, with the alternatives of every state and their outcomes. An example is shown as the
+    model sees it, and the text that the loss falls on is marked. Episodes are shown turn by turn. The episodes of two
+    policies on one task stand side by side. With several files, a state links to the examples that were made from it.
 
     The page is served on this machine alone, at an address with a random token, which is printed. Ctrl-C ends the
     server. `-o` writes a page to a file instead, which loads nothing from elsewhere. It holds all records, or a sample
-    where there are many. Records from standard input are kept in a temporary file, and shown as they come.
+    of many. Records from standard input are kept in a temporary file, and shown as they come.
 
     \b
     Example:
