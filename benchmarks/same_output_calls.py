@@ -310,8 +310,8 @@ RECORDS = {
     "export-log-traces": "export-log --format hf-traces --alternatives --sessions traces @rollout",
     "export-log-sessions": "export-log --format hf-traces --sessions traces @eval-expert",
     "card": "card @rollout @imitation @eval-expert",
-    "card-fields": "card --title House --license cc-by-4.0 --language en --tag agents --field task_categories=text-generation -q "
-    "-o README.md @rollout",
+    "card-fields": "card --title House --license cc-by-4.0 --language en --tag agents --field "
+    "task_categories=text-generation -q -o README.md @rollout",
     "export-log-rows": "export-log --format sft @imitation",
     "export-log-rows-world": "export-log --format sft @world",
     "export-log-rows-reflection": "export-log --format sft @reflect",
