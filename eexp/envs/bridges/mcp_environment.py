@@ -28,12 +28,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.bridges.mcp_tasks import McpTask, SuccessConditions, holds, read_tasks
+from eexp.envs.bridges.mcp_tasks import SuccessConditions, holds, read_tasks
 from eexp.envs.bridges.mcp_tools import McpTool, answer_text, read_tools
 from eexp.envs.logins import environment_without_keys, with_logins
 from eexp.envs.spec_options import option_error, parse_choice, parse_step_limit
-from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+from eexp.errors import EexpError, EnvironmentFailed, UsageError
 from eexp.prompts.calls import Call, parse_call, parse_done
+from eexp.records.task_file import TasksOfFile
 from eexp.system.child import Child, ChildFailed, time_limit
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class MCP(Environment):
         except re.error as e:
             raise option_error(self.spec, "mask", mask, f"no regular expression: {e}") from None
         self.max_steps = parse_step_limit(self.spec, max_steps)
-        self._tasks = read_tasks(tasks)
+        self._tasks = TasksOfFile(read_tasks(tasks).values())
         self._limit = time_limit()
         self._root: Path | None = None  # holds the directory of the episode and copies of it
         self._keeper: Child | None = None
@@ -109,21 +110,17 @@ class MCP(Environment):
     # -- tasks -------------------------------------------------------------------------------------------------------
 
     def splits(self) -> list[str]:
-        """Return the splits in the order of the file, `train` first."""
-        names = dict.fromkeys(task.split for task in self._tasks.values())
-        return sorted(names, key=lambda split: split != "train")
+        return self._tasks.splits()
 
     def tasks(self, split: str) -> Iterator[dict]:
         self.check_split(split)
-        return (task.as_record() for task in self._tasks.values() if task.split == split)
+        return self._tasks.of_split(split)
 
     def task_named(self, name: str) -> dict:
-        if name not in self._tasks:
-            raise InputError(f"the file of tasks has no task {name!r}")
-        return self._tasks[name].as_record()
+        return self._tasks.named(name)
 
     def reset(self, task: dict) -> Observation:
-        self._task = self._find_task(task)
+        self._task = self._tasks.find(task)
         self._demonstration = [parse_call(call) for call in self._task.calls]
         self._followed: int | None = 0  # how many calls of the demonstration were made; None once it was left
         self._end: Observation | None = None
@@ -131,14 +128,6 @@ class MCP(Environment):
         self._remove_saved()
         self._begin(self._fill_at_first)
         return Observation("Nothing was called yet.", tools=[tool.as_function() for tool in self._tools.values()])
-
-    def _find_task(self, record: dict) -> McpTask:
-        task = self._tasks.get(str(record.get("id")))
-        if task is None:
-            raise InputError(f"the file of tasks has no task {record.get('id')!r}", "$.task.id")
-        if "checksum" in record and record["checksum"] != task.as_record()["checksum"]:
-            raise InputError("the file of tasks has another task of this id", "$.task.checksum")
-        return task
 
     def instruction(self) -> str:
         """Return the task's own instruction, how to act, what the server says of itself, and the tools."""

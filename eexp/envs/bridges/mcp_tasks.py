@@ -9,7 +9,6 @@ docs/environments/mcp.md explains the keys.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shlex
@@ -23,6 +22,7 @@ from eexp.envs.logins import environment_without_keys
 from eexp.errors import EexpError, InputError
 from eexp.prompts.calls import parse_call, parse_done
 from eexp.records.jsonl import lines, loads
+from eexp.records.task_file import TaskOfFile
 from eexp.records.types import explain
 from eexp.system.child import Child, ChildFailed, NotStarted
 
@@ -37,7 +37,7 @@ class SuccessConditions(Struct, forbid_unknown_fields=True, omit_defaults=True):
     command: Optional[str] = None  # a program that ends with exit status 0
 
 
-class McpTask(Struct, forbid_unknown_fields=True, omit_defaults=True):
+class McpTask(TaskOfFile, forbid_unknown_fields=True, omit_defaults=True):
     """One task."""
 
     id: Annotated[str, Meta(min_length=1)]
@@ -57,12 +57,6 @@ class McpTask(Struct, forbid_unknown_fields=True, omit_defaults=True):
     def last_action(self) -> str:
         """The action that ends the demonstration."""
         return "done" if not self.expert or parse_done(self.expert[-1]) is None else self.expert[-1]
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the task as records have it: its name, and a checksum of the rest, which the task file has."""
-        kind = {} if self.kind is None else {"kind": self.kind}
-        checksum = hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:8]
-        return {"id": self.id, "split": self.split, **kind, "checksum": checksum}
 
 
 def read_tasks(path: str) -> dict[str, McpTask]:

@@ -37,7 +37,8 @@ from eexp.envs.worlds.browser.scripted import ScriptedAction
 from eexp.envs.worlds.browser.site import Site
 from eexp.envs.worlds.browser.site_page import SitePage
 from eexp.envs.worlds.browser.web_tasks import WebTask, read_web_tasks
-from eexp.errors import EnvironmentFailed, InputError, UsageError
+from eexp.errors import EnvironmentFailed, UsageError
+from eexp.records.task_file import TasksOfFile
 from eexp.system.child import ChildFailed, time_limit
 from eexp.system.terminal import tell
 
@@ -96,7 +97,7 @@ class Web(Environment):
         self._budget = parse_budget(budget)
         self._sandbox = parse_choice("web", "sandbox", sandbox, ("yes", "no")) == "yes"
         self._masks = [re.compile(pattern) for pattern in self._file.site.mask]
-        self._by_id = {task.id: task for task in self._file.task}
+        self._tasks = TasksOfFile(self._file.task)
         chromium.find_chromium()
         self._limit = time_limit()
         self._pictures = Pictures(screenshots) if screenshots else None
@@ -121,18 +122,14 @@ class Web(Environment):
     # -- tasks -------------------------------------------------------------------------------------------------------
 
     def splits(self) -> list[str]:
-        """Return the splits in the order of the file, `train` first."""
-        names = dict.fromkeys(task.split for task in self._file.task)
-        return sorted(names, key=lambda split: split != "train")
+        return self._tasks.splits()
 
     def tasks(self, split: str) -> Iterator[dict]:
         self.check_split(split)
-        return (task.as_record() for task in self._file.task if task.split == split)
+        return self._tasks.of_split(split)
 
     def task_named(self, name: str) -> dict:
-        if name not in self._by_id:
-            raise InputError(f"the file of tasks has no task {name!r}")
-        return self._by_id[name].as_record()
+        return self._tasks.named(name)
 
     def instruction(self) -> str:
         """Return the task's own instruction, and how to act."""
@@ -140,14 +137,13 @@ class Web(Environment):
 
     def reset(self, task: dict) -> Observation:
         self._task, self._episode = None, object()
-        found = self._find_task(task)
+        found = self._tasks.find(task)
         self._trail: tuple[str, ...] = ()  # the addresses of the documents before this one
         self._since: tuple[str, ...] = ()  # the actions since this document was loaded
         self._actions: tuple[str, ...] = ()  # all that were accepted
         self._top = 0  # the number of the first line that is shown
         self._followed: int | None = 0  # how many actions of the demonstration were taken; None once it was left
         self._end: Observation | None = None
-        found = self._find_task(task)
 
         def begin() -> None:
             self._site.begin()
@@ -157,14 +153,6 @@ class Web(Environment):
         self._do("reset", begin)
         self._trail, self._task = (), found
         return self._observe()
-
-    def _find_task(self, record: dict) -> WebTask:
-        task = self._by_id.get(str(record.get("id")))
-        if task is None:
-            raise InputError(f"the file of tasks has no task {record.get('id')!r}", "$.task.id")
-        if "checksum" in record and record["checksum"] != task.as_record()["checksum"]:
-            raise InputError("the file of tasks has another task of this id", "$.task.checksum")
-        return task
 
     # -- acting ------------------------------------------------------------------------------------------------------
 

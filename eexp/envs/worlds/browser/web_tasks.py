@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, Union
+from typing import Annotated, Literal, Optional, Union
 from urllib.parse import urlsplit
 
-import msgspec
 from msgspec import Meta, Struct
 
 from eexp.envs.worlds.browser.scripted import ScriptedAction
 from eexp.errors import InputError
+from eexp.records.task_file import TaskOfFile
 from eexp.records.toml_file import read_structure
 
 _Command = Annotated[list[str], Meta(min_length=1)]
@@ -60,7 +59,7 @@ class Judge(Struct, forbid_unknown_fields=True, omit_defaults=True):
 JUDGES = ("answer", "url", "text", "script", "rows", "program")
 
 
-class WebTask(Struct, forbid_unknown_fields=True, omit_defaults=True):
+class WebTask(TaskOfFile, forbid_unknown_fields=True, omit_defaults=True):
     """One task."""
 
     id: Annotated[str, Meta(min_length=1)]
@@ -71,12 +70,6 @@ class WebTask(Struct, forbid_unknown_fields=True, omit_defaults=True):
     start: str = "/"  # the address to begin at
     ends: Literal["stop", "judged"] = "stop"  # with `stop`, or also as soon as everything holds
     expert: Optional[list[str]] = None  # a demonstration, by roles and names
-
-    def as_record(self) -> dict[str, Any]:
-        """Return the task as records have it: its name, and a checksum of the rest, which the task file has."""
-        kind = {} if self.kind is None else {"kind": self.kind}
-        checksum = hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:8]
-        return {"id": self.id, "split": self.split, **kind, "checksum": checksum}
 
 
 class WebTasks(Struct, forbid_unknown_fields=True):
