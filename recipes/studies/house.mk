@@ -43,6 +43,8 @@ TRACKED := BASE TRAIN K PANEL_TASKS UPDATES BATCH LR
 include $(HERE)../given.mk
 
 TUNE = --full --batch-trajectories $(BATCH) --lr $(LR)
+EVAL = --threads 1 $(Q)
+WORLD = $(OUT)/%/world.jsonl
 PLAYED = $(foreach arm,$(ARMS),$(if $(findstring sr,$(arm)),$(arm).think,$(arm).act))
 
 .PHONY: all
@@ -124,26 +126,4 @@ $(eval $(call arm,sr-permuted,$(OUT)/%/sr-permuted.jsonl $(OUT)/il.jsonl))
 $(eval $(call arm,recovery-sr,$(OUT)/%/recovery-sr.jsonl $(OUT)/%/recovery.jsonl))
 $(eval $(call arm,recovery-sr-permuted,$(OUT)/%/recovery-sr-permuted.jsonl $(OUT)/%/recovery.jsonl))
 
-# $(call after,NAME,UPDATES OF EACH): world model, then imitation.
-define after
-$(OUT)/%/$1-world/eexp.json: $(OUT)/%/world.jsonl $(call given,BASE UPDATES BATCH LR)
-	$$(begin_run)
-	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $2 --seed $$* $(Q) $$<
-$(OUT)/%/$1/eexp.json: $(OUT)/il.jsonl $(OUT)/%/$1-world/eexp.json
-	$$(begin_run)
-	eexp finetune --resume -m $(OUT)/$$*/$1-world -o $$(@D) $(TUNE) --max-steps $2 --seed $$* $(Q) $$<
-endef
-$(eval $(call after,iwm,$(HALF)))
-$(eval $(call after,iwm-extra,$(UPDATES)))
-
-# -- playing -------------------------------------------------------------------------------------------------------
-
-$(OUT)/%.gguf: $(OUT)/%/eexp.json
-	eexp export $(<D) -o $@
-
-# A play that was killed goes on where it ended, and has its name when it is complete.
-$(OUT)/%.act.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
-	eexp eval --panel $(OUT)/panel.jsonl -m $< --think never --threads 1 $(Q) --resume -o $@.part && mv $@.part $@
-
-$(OUT)/%.think.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
-	eexp eval --panel $(OUT)/panel.jsonl -m $< --think always --threads 1 $(Q) --resume -o $@.part && mv $@.part $@
+include $(HERE)world-first.mk

@@ -80,6 +80,7 @@ include $(HERE)../given.mk
 SHAPE = --full --batch-size $(BATCH) --shuffle examples
 TUNE = $(SHAPE) --lr $(LR)
 EVAL = --max-tokens 480 --threads 1 $(Q)
+WORLD = $(OUT)/world.jsonl
 
 .PHONY: all
 all: $(foreach arm,$(ARMS),$(SEEDS:%=$(OUT)/%/$(arm).act.jsonl) $(SEEDS:%=$(OUT)/%/$(arm).think.jsonl))
@@ -201,17 +202,7 @@ $(eval $(call arm,sr-exchanged,sr-exchanged il))
 $(eval $(call arm,sr-writer,sr-writer il))
 $(eval $(call arm,sr-writer-permuted,sr-writer-permuted il))
 
-# $(call after,NAME,UPDATES OF EACH): world model, then imitation.
-define after
-$(OUT)/%/$1-world/eexp.json: $(OUT)/world.jsonl $(call given,BASE UPDATES BATCH LR)
-	$$(begin_run)
-	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $2 --seed $$* $(Q) $$<
-$(OUT)/%/$1/eexp.json: $(OUT)/il.jsonl $(OUT)/%/$1-world/eexp.json
-	$$(begin_run)
-	eexp finetune --resume -m $(OUT)/$$*/$1-world -o $$(@D) $(TUNE) --max-steps $2 --seed $$* $(Q) $$<
-endef
-$(eval $(call after,iwm,$(HALF)))
-$(eval $(call after,iwm-extra,$(UPDATES)))
+include $(HERE)world-first.mk
 
 $(OUT)/%/il-light/eexp.json: $(OUT)/il.jsonl $(call given,BASE BATCH LIGHT LIGHT_LR)
 	$(begin_run)
@@ -221,17 +212,7 @@ $(OUT)/%/iwm-light/eexp.json: $(OUT)/il.jsonl $(OUT)/%/world/eexp.json $(call gi
 	$(begin_run)
 	eexp finetune --resume -m $(OUT)/$*/world -o $(@D) $(SHAPE) --lr $(LIGHT_LR) --max-steps $(LIGHT) --seed $* $(Q) $<
 
-# -- playing -------------------------------------------------------------------------------------------------------
-
-$(OUT)/%.gguf: $(OUT)/%/eexp.json
-	eexp export $(<D) -o $@
-
-# A play that was killed goes on where it ended, and has its name when it is complete.
-$(OUT)/%.act.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
-	eexp eval --panel $(OUT)/panel.jsonl -m $< --think never $(EVAL) --resume -o $@.part && mv $@.part $@
-
-$(OUT)/%.think.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
-	eexp eval --panel $(OUT)/panel.jsonl -m $< --think always $(EVAL) --resume -o $@.part && mv $@.part $@
+# -- playing elsewhere ---------------------------------------------------------------------------------------------
 
 # Trained agents elsewhere, such as $(OUT)/0/il.act.noisy.jsonl: a tenth of the words of observations left out (noisy), or
 # a fifth of the table drawn again (shifted).
