@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from running import Result, run
 
 from eexp.envs.base import Environment, Observation
 
@@ -52,3 +55,14 @@ def play(env: Environment, task: dict) -> tuple[list[str], list[str], Observatio
         assert observation.valid
         texts.append(observation.text)
     return actions, texts, observation
+
+
+def rolled_out_in_every_way(branched: Path) -> Result:
+    """Execute the alternatives of a file by every way to fork, and return the outcome, which is the same for all."""
+    ways = [
+        run("rollout", "-j", jobs, "--fork", way, branched).ok()
+        for jobs, way in [(1, "state"), (1, "process"), (1, "replay"), (2, "auto")]
+    ]
+    assert all("refused" not in result.err and result.out == ways[0].out for result in ways)
+    assert "branch points verified" in ways[0].err
+    return ways[0]

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from branches import rolled_out_in_every_way
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import ROOT, lines, run, spawn, write
@@ -295,15 +296,10 @@ def test_branches_are_verified_by_every_way_to_fork(tmp_path):
     branched = write(
         tmp_path / "branched", run("branch", "--from", "admissible", "-k", 2, stdin=demonstrations.out).ok().records
     )
-    ways = [
-        run("rollout", "-j", jobs, "--fork", way, branched).ok()
-        for jobs, way in [(1, "state"), (1, "process"), (1, "replay"), (2, "auto")]
-    ]
-    assert all("refused" not in result.err and result.out == ways[0].out for result in ways)
-    assert "branch points verified" in ways[0].err
+    rolled_out = rolled_out_in_every_way(branched)
     refused = run("rollout", "-j", 1, "--env", "house", "--on-error", "skip", branched)
     assert refused.code == 4 and "was recorded" in refused.err, "another interface is another world"
-    examples = run("world-model-data", stdin=ways[0].out).ok().records
+    examples = run("world-model-data", stdin=rolled_out.out).ok().records
     assert any("Are you sure?" in example["completion"][0]["content"] for example in examples)
 
 

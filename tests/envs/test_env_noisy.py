@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import islice
 
 import pytest
+from branches import rolled_out_in_every_way
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import ROOT, lines, run, spawn, write
@@ -170,12 +171,7 @@ def test_branches_are_verified_and_the_same_by_every_way_to_fork(tmp_path):
     branched = write(
         tmp_path / "branched", run("branch", "--from", "admissible", "-k", 3, stdin=demonstrations.out).ok().records
     )
-    ways = [
-        run("rollout", "-j", jobs, "--fork", way, branched).ok()
-        for jobs, way in [(1, "state"), (1, "process"), (1, "replay"), (2, "auto")]
-    ]
-    assert all("refused" not in result.err and result.out == ways[0].out for result in ways)
-    assert "branch points verified" in ways[0].err
+    rolled_out_in_every_way(branched)
     refused = run("rollout", "-j", 1, "--env", "house", "--on-error", "skip", branched)
     assert refused.code == 4 and "was recorded" in refused.err, "another noise is another world"
 
