@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from small_model import Marks, arguments, make_tokenizer, new_model, render, save
+from small_model import Marks, arguments, filled, make_tokenizer, new_model, render, save
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, get_cosine_schedule_with_warmup
 
@@ -239,13 +239,7 @@ class Curriculum:
 
 def batched(rows: list[Row], tokens: int, rng: random.Random) -> list[list[Row]]:
     """Return batches of rows of similar length, up to `tokens` tokens with padding, in any order."""
-    batches, batch = [], []
-    for row in sorted(rows, key=lambda row: len(row.ids) + rng.random()):
-        if batch and len(row.ids) * (len(batch) + 1) > tokens:
-            batches.append(batch)
-            batch = []
-        batch.append(row)
-    batches.append(batch)
+    batches = filled(sorted(rows, key=lambda row: len(row.ids) + rng.random()), tokens, lambda row: len(row.ids))
     rng.shuffle(batches)
     return batches
 

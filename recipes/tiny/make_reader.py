@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from reading import HOUSE_NAMES, STATUS, STYLE, Branch, History, Turn, imagine, remember
 from reading_start import CONST, HEADS, LEVEL, NAME, NORM, OWN, SIZE, THETA, WIDTH, start_to_read
-from small_model import CHAT_TEMPLATE, INITIAL, SPECIAL, WORDS, arguments, save
+from small_model import CHAT_TEMPLATE, INITIAL, SPECIAL, WORDS, arguments, filled, save
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy, rms_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -319,13 +319,9 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, barred: torch.Ten
 
 def batched(rows: list[Row], tokens: int, rng: random.Random) -> list[list[Row]]:
     """Return batches of rows of similar length, up to `tokens` tokens with padding, in any order."""
-    batches, batch = [], []
-    for row in sorted(rows, key=lambda row: len(row.ids) * rng.uniform(0.9, 1.1)):
-        if batch and max(len(row.ids), len(batch[-1].ids)) * (len(batch) + 1) > tokens:
-            batches.append(batch)
-            batch = []
-        batch.append(row)
-    batches.append(batch)
+    batches = filled(
+        sorted(rows, key=lambda row: len(row.ids) * rng.uniform(0.9, 1.1)), tokens, lambda row: len(row.ids)
+    )
     rng.shuffle(batches)
     return batches
 

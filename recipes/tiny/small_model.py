@@ -17,8 +17,9 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
 from eexp.models.tokenizers import stop_token, text_of
+
+T = TypeVar("T")
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (
@@ -116,16 +119,23 @@ def make_tokenizer(texts: list[str], vocab_size: int, context: int) -> PreTraine
     )
 
 
-def batches(sequences: list[np.ndarray], tokens: int, rng: random.Random) -> list[list[np.ndarray]]:
-    """Return batches of sequences of similar length, up to `tokens` tokens with padding, mostly short ones first."""
+def filled(sequences: Iterable[T], tokens: int, length: Callable[[T], int]) -> list[list[T]]:
+    """Return batches of sequences in their order, up to `tokens` tokens with padding."""
     all_batches, batch = [], []
-    for s in sorted(sequences, key=len):
-        if batch and len(s) * (len(batch) + 1) > tokens:
+    for sequence in sequences:
+        if batch and max(length(sequence), length(batch[-1])) * (len(batch) + 1) > tokens:
             all_batches.append(batch)
             batch = []
-        batch.append(s)
+        batch.append(sequence)
     all_batches.append(batch)
-    return sorted(all_batches, key=lambda b: len(b[-1]) / 1000 + rng.random())
+    return all_batches
+
+
+def batches(sequences: list[np.ndarray], tokens: int, rng: random.Random) -> list[list[np.ndarray]]:
+    """Return batches of sequences of similar length, up to `tokens` tokens with padding, mostly short ones first."""
+    return sorted(
+        filled(sorted(sequences, key=len), tokens, len), key=lambda batch: len(batch[-1]) / 1000 + rng.random()
+    )
 
 
 class Marks:
