@@ -9,12 +9,15 @@
 #   iwm            world model, then imitation, half of the updates each (matched)
 #   iwm-extra      world model, then imitation, UPDATES each, so twice as many
 #   sr             a thought from executed outcomes before the expert's action, mixed with the expert's actions
+#   notes          a thought from the environment's notes, what is known and still needed, without any outcome
+#   notes-sr       the notes, then what one alternative led to, in the same states; it is mixed in the same way
 #   recovery       imitation with the policy's own refused actions in the path
 #   recovery-sr    thoughts from executed outcomes on these paths, mixed with their actions
 #
 # Placebos:
 #
 #   sr-permuted    thoughts from outcomes that were exchanged among alternatives of one verb
+#   notes-sr-permuted      the same after the notes
 #   recovery-sr-permuted   the same on recovered paths
 #
 # Alternatives are what two explorers draw, imitators of one half of the demonstrations each, in the states of the other half.
@@ -27,7 +30,7 @@ HERE := $(dir $(lastword $(MAKEFILE_LIST)))
 BASE ?= tiny-reader
 OUT ?= studies/house-reader
 SEEDS ?= 0
-ARMS ?= il sr recovery iwm recovery-sr sr-permuted iwm-extra recovery-sr-permuted
+ARMS ?= il notes-sr notes iwm sr notes-sr-permuted recovery recovery-sr sr-permuted iwm-extra recovery-sr-permuted
 TRAIN ?= 200
 K ?= 5
 PANEL_TASKS ?= 200
@@ -45,7 +48,7 @@ include $(HERE)../given.mk
 TUNE = --full --batch-trajectories $(BATCH) --lr $(LR)
 EVAL = --threads 1 $(Q)
 WORLD = $(OUT)/%/world.jsonl
-PLAYED = $(foreach arm,$(ARMS),$(if $(findstring sr,$(arm)),$(arm).think,$(arm).act))
+PLAYED = $(foreach arm,$(ARMS),$(if $(findstring sr,$(arm))$(findstring notes,$(arm)),$(arm).think,$(arm).act))
 
 .PHONY: all
 all: $(foreach played,$(PLAYED),$(SEEDS:%=$(OUT)/%/$(played).jsonl))
@@ -101,15 +104,18 @@ $(OUT)/%/world.jsonl: $(OUT)/%/rollout.jsonl
 $(OUT)/%/recovery.jsonl: $(OUT)/%/recovered.jsonl
 	eexp imitation-data $(Q) -o $@ $<
 
-# $(call thoughts,NAME,RECORDS)
+# $(call thoughts,NAME,RECORDS,RULE,CONTENDERS)
 define thoughts
 $(OUT)/%/$1.jsonl: $(OUT)/%/$2.jsonl
-	eexp reflect --rationale outcome --weigh 1 $(Q) -o $$@ $$<
+	eexp reflect --rationale $3 --weigh $4 $(Q) -o $$@ $$<
 endef
-$(eval $(call thoughts,sr,rollout))
-$(eval $(call thoughts,sr-permuted,permuted))
-$(eval $(call thoughts,recovery-sr,recovered))
-$(eval $(call thoughts,recovery-sr-permuted,recovered-permuted))
+$(eval $(call thoughts,sr,rollout,outcome,1))
+$(eval $(call thoughts,sr-permuted,permuted,outcome,1))
+$(eval $(call thoughts,recovery-sr,recovered,outcome,1))
+$(eval $(call thoughts,recovery-sr-permuted,recovered-permuted,outcome,1))
+$(eval $(call thoughts,notes,rollout,environment,0))
+$(eval $(call thoughts,notes-sr,rollout,environment,1))
+$(eval $(call thoughts,notes-sr-permuted,permuted,environment,1))
 
 # -- arms ----------------------------------------------------------------------------------------------------------
 
@@ -121,8 +127,7 @@ $(OUT)/%/$1/eexp.json: $2 $(call given,BASE UPDATES BATCH LR)
 endef
 $(eval $(call arm,il,$(OUT)/il.jsonl))
 $(eval $(call arm,recovery,$(OUT)/%/recovery.jsonl))
-$(eval $(call arm,sr,$(OUT)/%/sr.jsonl $(OUT)/il.jsonl))
-$(eval $(call arm,sr-permuted,$(OUT)/%/sr-permuted.jsonl $(OUT)/il.jsonl))
+$(foreach one,sr sr-permuted notes notes-sr notes-sr-permuted,$(eval $(call arm,$(one),$(OUT)/%/$(one).jsonl $(OUT)/il.jsonl)))
 $(eval $(call arm,recovery-sr,$(OUT)/%/recovery-sr.jsonl $(OUT)/%/recovery.jsonl))
 $(eval $(call arm,recovery-sr-permuted,$(OUT)/%/recovery-sr-permuted.jsonl $(OUT)/%/recovery.jsonl))
 
