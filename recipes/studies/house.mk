@@ -11,6 +11,7 @@
 #   sr             a thought from executed outcomes before the expert's action, mixed with the expert's actions
 #   notes          a thought from the environment's notes, what is known and still needed, without any outcome
 #   notes-sr       the notes, then what one alternative led to, in the same states; it is mixed in the same way
+#   iwm-notes-sr   world model, then the examples of notes-sr, half of the updates each (matched)
 #   recovery       imitation with the policy's own refused actions in the path
 #   recovery-sr    thoughts from executed outcomes on these paths, mixed with their actions
 #
@@ -22,6 +23,10 @@
 #
 # Alternatives are what two explorers draw, imitators of one half of the demonstrations each, in the states of the other half.
 # Refused ones stay: world models predict them, and recovery puts them into the path.
+#
+# `make ... changed` plays the same agents in the same tasks where the interface has changed (docs/environments/changed.md),
+# in OUT-names, OUT-order and so on. `make ... rl` goes on from STARTS by reinforcement learning (recipes/rl), with the
+# examples that each was trained on at a share of the loss, so that it stays near to where it began.
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -40,6 +45,13 @@ BATCH ?= 4
 LR ?= 1e-4
 HALF := $(shell echo $$(($(UPDATES) / 2)))
 PYTHON ?= python
+CHANGES ?= names order confirm fail
+STARTS ?= il iwm notes-sr iwm-notes-sr
+ROUNDS ?= 6
+RL ?= TASKS=16 TRIALS=4 SKIP=$(TRAIN)
+# The share of the loss that the examples of a start have, by kind, without thoughts and with them.
+ANCHOR_act ?= imitation=0.2
+ANCHOR_think ?= imitation=0.1 reflection=0.1
 
 export OMP_NUM_THREADS ?= 1
 TRACKED := BASE TRAIN K PANEL_TASKS UPDATES BATCH LR
@@ -48,10 +60,16 @@ include $(HERE)../given.mk
 TUNE = --full --batch-trajectories $(BATCH) --lr $(LR)
 EVAL = --threads 1 $(Q)
 WORLD = $(OUT)/%/world.jsonl
-PLAYED = $(foreach arm,$(ARMS),$(if $(findstring sr,$(arm))$(findstring notes,$(arm)),$(arm).think,$(arm).act))
+# How an arm plays: with thoughts where it was trained on them.
+how = $(if $(findstring sr,$1)$(findstring notes,$1),think,act)
+PLAYED = $(foreach one,$(ARMS),$(one).$(call how,$(one)))
+think_act = never
+think_think = always
 
-.PHONY: all
+.PHONY: all changed rl
 all: $(foreach played,$(PLAYED),$(SEEDS:%=$(OUT)/%/$(played).jsonl))
+changed: $(foreach change,$(CHANGES),$(foreach played,$(PLAYED),$(SEEDS:%=$(OUT)-$(change)/%/$(played).jsonl)))
+rl: $(foreach one,$(STARTS),$(SEEDS:%=$(OUT)-rl/%/$(one).$(call how,$(one)).jsonl))
 
 # -- demonstrations and experience ---------------------------------------------------------------------------------
 
@@ -132,3 +150,28 @@ $(eval $(call arm,recovery-sr,$(OUT)/%/recovery-sr.jsonl $(OUT)/%/recovery.jsonl
 $(eval $(call arm,recovery-sr-permuted,$(OUT)/%/recovery-sr-permuted.jsonl $(OUT)/%/recovery.jsonl))
 
 include $(HERE)world-first.mk
+$(eval $(call after,iwm-world,iwm-notes-sr,$(HALF),$(OUT)/%/notes-sr.jsonl $(OUT)/il.jsonl))
+
+# -- the same agents elsewhere -------------------------------------------------------------------------------------
+
+# $(call elsewhere,CHANGE,act OR think)
+define elsewhere
+$(OUT)-$1/%.$2.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
+	@mkdir -p $$(@D)
+	eexp eval changed:$1:house --panel $(OUT)/panel.jsonl -m $$< --think $(think_$2) $(EVAL) --resume -o $$@.part && mv $$@.part $$@
+endef
+$(foreach change,$(CHANGES),$(foreach played,act think,$(eval $(call elsewhere,$(change),$(played)))))
+
+# -- reinforcement learning ----------------------------------------------------------------------------------------
+
+# $(call further,START): rounds of play and updates from the agent of an arm, then the panel.
+define further
+$(OUT)-rl/%/$1/$(ROUNDS).gguf: $(OUT)/%/$1/eexp.json
+	$(MAKE) -f $(HERE)../rl/Makefile OUT=$(OUT)-rl/$$*/$1 ENV=house BASE=$(OUT)/$$*/$1 SEED=$$* ROUNDS=$(ROUNDS) $(RL) \
+	  PLAY="--think $(think_$(call how,$1)) --threads 1" ANCHOR="$(if $(filter think,$(call how,$1)),$(OUT)/$$*/$(1:iwm-%=%).jsonl )$(OUT)/il.jsonl" \
+	  ANCHOR_SHARE="$(ANCHOR_$(call how,$1))"
+
+$(OUT)-rl/%/$1.$(call how,$1).jsonl: $(OUT)-rl/%/$1/$(ROUNDS).gguf $(OUT)/panel.jsonl
+	eexp eval --panel $(OUT)/panel.jsonl -m $(OUT)-rl/$$*/$1/base.gguf+$$< --think $(think_$(call how,$1)) $(EVAL) --resume -o $$@.part && mv $$@.part $$@
+endef
+$(foreach one,$(STARTS),$(eval $(call further,$(one))))

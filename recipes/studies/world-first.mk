@@ -1,17 +1,23 @@
 # What the studies of `house` and `reactions` have in common: world model, then imitation, and playing. A makefile sets
 # TUNE, EVAL, and WORLD, the world-model examples, before it includes this file.
 
-# $(call after,NAME,UPDATES OF EACH): world model, then imitation.
-define after
-$(OUT)/%/$1-world/eexp.json: $(WORLD) $(call given,BASE UPDATES BATCH LR)
+# $(call world,NAME,UPDATES)
+define world
+$(OUT)/%/$1/eexp.json: $(WORLD) $(call given,BASE UPDATES BATCH LR)
 	$$(begin_run)
 	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $2 --seed $$* $(Q) $$<
-$(OUT)/%/$1/eexp.json: $(OUT)/il.jsonl $(OUT)/%/$1-world/eexp.json
-	$$(begin_run)
-	eexp finetune --resume -m $(OUT)/$$*/$1-world -o $$(@D) $(TUNE) --max-steps $2 --seed $$* $(Q) $$<
 endef
-$(eval $(call after,iwm,$(HALF)))
-$(eval $(call after,iwm-extra,$(UPDATES)))
+$(eval $(call world,iwm-world,$(HALF)))
+$(eval $(call world,iwm-extra-world,$(UPDATES)))
+
+# $(call after,WORLD MODEL,NAME,UPDATES,EXAMPLES)
+define after
+$(OUT)/%/$2/eexp.json: $4 $(OUT)/%/$1/eexp.json
+	$$(begin_run)
+	eexp finetune --resume -m $(OUT)/$$*/$1 -o $$(@D) $(TUNE) --max-steps $3 --seed $$* $(Q) $$(filter %.jsonl,$$^)
+endef
+$(eval $(call after,iwm-world,iwm,$(HALF),$(OUT)/il.jsonl))
+$(eval $(call after,iwm-extra-world,iwm-extra,$(UPDATES),$(OUT)/il.jsonl))
 
 $(OUT)/%.gguf: $(OUT)/%/eexp.json
 	eexp export $(<D) -o $@
