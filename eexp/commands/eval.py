@@ -200,6 +200,8 @@ def command(
                 io.count("turn[s]", episode["steps"])
                 io.count("turn[s] with a thought", episode["thoughts"])
                 io.count("turn[s] cut off before the action", episode["cut_off"])
+        if player.think == "never" and io.counts["turn[s] with a thought"] > io.counts["turn[s]"] / 2:
+            io.note("most turns have a thought, with --think never: the model was trained to think in every turn")
         io.counts.update(worlds.counts)
         io.counts.update(player.counts)
         if predictor:

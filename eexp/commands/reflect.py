@@ -77,6 +77,7 @@ def command(
       eexp expert house -n 5 | eexp branch | eexp rollout | eexp reflect > sr.jsonl
     """
     from eexp.examples.reflection.shared import SharedSentences
+    from eexp.examples.reflection.situations import NOTHING_KNOWN
     from eexp.examples.reflection.writing import reflect
 
     shared = SharedSentences()
@@ -107,8 +108,16 @@ def command(
                 on_error=io.fail,
                 shared=shared,
             )
+            written = 0
             for record in io.progress(examples, "state"):
                 io.write(record)
+                written += 1
+            # Agents of such thoughts were bad where there were none (RESULTS.md): they learn to act there from nothing.
+            if (unsaid := io.counts[NOTHING_KNOWN]) > (unsaid + written) / 4:
+                io.note(
+                    f"{unsaid} of {unsaid + written} states get no thought, since nothing speaks for the action: an agent "
+                    "learns nothing there; --rationale environment or a model (-m) may have something to say"
+                )
             if settings.rationale != "search":  # where thoughts share what one action leads to
                 io.count("reflection[s] with one sentence in common", shared.most)
                 if warning := shared.warning():

@@ -151,6 +151,7 @@ class Progress:
 
     def __init__(self, stage: str, unit: str, total: int | None = None, initial: int = 0, quiet: bool = False):
         self._stage, self._unit, self._total = stage, unit, total
+        self._units = f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
         self._initial = self._count = initial
         self._began = self._told = time.monotonic()
         self._bar = None
@@ -172,11 +173,11 @@ class Progress:
 
     def _count_text(self) -> str:
         if not self._total:
-            return f"{self._count:,} {self._unit}s so far"
+            return f"{self._count:,} {self._units} so far"
         if self._count - self._initial < self._total / 10:  # too few to tell
-            return f"{self._count:,} of {self._total:,} {self._unit}s"
+            return f"{self._count:,} of {self._total:,} {self._units}"
         seconds = (self._told - self._began) / (self._count - self._initial) * max(0, self._total - self._count)
-        return f"{self._count:,} of {self._total:,} {self._unit}s, about {format_seconds(seconds)} left"
+        return f"{self._count:,} of {self._total:,} {self._units}, about {format_seconds(seconds)} left"
 
     def close(self) -> None:
         """Remove the bar."""
