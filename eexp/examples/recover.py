@@ -7,6 +7,7 @@ answers. Where an action was refused and the state is as it was, the expert's ac
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from eexp.records.callbacks import Count, no_count
 from eexp.records.record import alternatives_of, is_only_shown, seed_of
 
 INSERTED = "mistake[s] put in"  # the counter of inserted mistakes
+IMPROBABLE = "refused action[s] below --min-probability"
 
 
 def recover(
@@ -34,8 +36,11 @@ def recover(
         steps: list[dict] = []
         for i, step in enumerate(trajectory["steps"]):
             alternatives = alternatives_of(step, settings.pool)
-            mistakes = [] if is_only_shown(step) else _mistakes(trajectory["id"], i, alternatives, settings)
+            refused = [] if is_only_shown(step) else [a for a in alternatives if _is_refused(a.get("outcome"))]
+            probable = [a for a in refused if _probability(a) >= settings.min_probability]
+            mistakes = _drawn(trajectory["id"], i, probable, settings)
             count("state[s]", 1)
+            count(IMPROBABLE, len(refused) - len(probable))
             count(NOT_EXECUTED, not any(a.get("outcome") for a in alternatives))
             count(INSERTED, len(mistakes))
             observation = step["observation"]
@@ -51,9 +56,8 @@ def recover(
         yield {**trajectory, "id": f"{trajectory['id']}/recover", "origin": origin, "steps": steps}
 
 
-def _mistakes(trajectory_id: str, i: int, alternatives: list[dict], settings: RecoverSettings) -> list[dict]:
-    """Draw those of the alternatives of step `i` that are inserted before it, from the step alone."""
-    refused = [a for a in alternatives if _is_refused(a.get("outcome"))]
+def _drawn(trajectory_id: str, i: int, refused: list[dict], settings: RecoverSettings) -> list[dict]:
+    """Draw those of the refused alternatives of step `i` that are inserted before it, from the step alone."""
     rng = random.Random(seed_of(settings.seed, trajectory_id, i, "recover"))
     if not refused or rng.random() >= settings.share:
         return []
@@ -61,6 +65,12 @@ def _mistakes(trajectory_id: str, i: int, alternatives: list[dict], settings: Re
     while number < min(settings.most, len(refused)) and rng.random() < 0.5:
         number += 1
     return rng.sample(refused, number)
+
+
+def _probability(alternative: dict) -> float:
+    """Return the probability of an alternative under the policy; 0 where it has no log-probability."""
+    logprob = alternative.get("logprob")
+    return 0.0 if logprob is None else math.exp(logprob)
 
 
 def _is_refused(outcome: dict | None) -> bool:

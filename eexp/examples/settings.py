@@ -294,6 +294,10 @@ class RecoverSettings(Checked):
     )
     #: Largest number of mistakes in one state; a state with one gets each further one with probability 1/2.
     most: int = option(3, type=Whole(1)).help("Largest number of mistakes in one state.")
+    min_probability: float = option(0.0, type=Number(0, 1), metavar="P").help(
+        "Leave out refused actions that the policy draws with a probability below P. Above 0, alternatives without a "
+        "log-probability are left out, too."
+    )
     seed: int = SEED.field()
 
 

@@ -12,7 +12,8 @@
 #   notes          a thought from the environment's notes, what is known and still needed, without any outcome
 #   notes-sr       the notes, then what one alternative led to, in the same states; it is mixed in the same way
 #   iwm-notes-sr   world model, then the examples of notes-sr, half of the updates each (matched)
-#   recovery       imitation with the policy's own refused actions in the path
+#   recovery       imitation with refused draws of the explorers in the path, however rare
+#   recovery-likely   imitation with those that they make with a probability of LIKELY and more
 #   recovery-sr    thoughts from executed outcomes on these paths, mixed with their actions
 #
 # Placebos:
@@ -45,6 +46,7 @@ BATCH ?= 4
 LR ?= 1e-4
 HALF := $(shell echo $$(($(UPDATES) / 2)))
 PYTHON ?= python
+LIKELY ?= 0.05
 CHANGES ?= names order confirm fail
 STARTS ?= il iwm notes-sr iwm-notes-sr
 ROUNDS ?= 6
@@ -54,7 +56,7 @@ ANCHOR_act ?= imitation=0.2
 ANCHOR_think ?= imitation=0.1 reflection=0.1
 
 export OMP_NUM_THREADS ?= 1
-TRACKED := BASE TRAIN K PANEL_TASKS UPDATES BATCH LR
+TRACKED := BASE TRAIN K PANEL_TASKS UPDATES BATCH LR LIKELY
 include $(HERE)../given.mk
 
 TUNE = --full --batch-trajectories $(BATCH) --lr $(LR)
@@ -108,6 +110,9 @@ $(OUT)/%/permuted.jsonl: $(OUT)/%/rollout.jsonl
 $(OUT)/%/recovered.jsonl: $(OUT)/%/rollout.jsonl
 	eexp recover --seed $* $(Q) -o $@ $<
 
+$(OUT)/%/recovered-likely.jsonl: $(OUT)/%/rollout.jsonl $(call given,LIKELY)
+	eexp recover --min-probability $(LIKELY) --seed $* $(Q) -o $@ $<
+
 $(OUT)/%/recovered-permuted.jsonl: $(OUT)/%/recovered.jsonl
 	$(PYTHON) $(HERE)placebo.py outcomes $< > $@
 
@@ -120,6 +125,9 @@ $(OUT)/%/world.jsonl: $(OUT)/%/rollout.jsonl
 	eexp world-model-data --predictable environment --seed $* $(Q) -o $@ $<
 
 $(OUT)/%/recovery.jsonl: $(OUT)/%/recovered.jsonl
+	eexp imitation-data $(Q) -o $@ $<
+
+$(OUT)/%/recovery-likely.jsonl: $(OUT)/%/recovered-likely.jsonl
 	eexp imitation-data $(Q) -o $@ $<
 
 # $(call thoughts,NAME,RECORDS,RULE,CONTENDERS)
@@ -145,6 +153,7 @@ $(OUT)/%/$1/eexp.json: $2 $(call given,BASE UPDATES BATCH LR)
 endef
 $(eval $(call arm,il,$(OUT)/il.jsonl))
 $(eval $(call arm,recovery,$(OUT)/%/recovery.jsonl))
+$(eval $(call arm,recovery-likely,$(OUT)/%/recovery-likely.jsonl))
 $(foreach one,sr sr-permuted notes notes-sr notes-sr-permuted,$(eval $(call arm,$(one),$(OUT)/%/$(one).jsonl $(OUT)/il.jsonl)))
 $(eval $(call arm,recovery-sr,$(OUT)/%/recovery-sr.jsonl $(OUT)/%/recovery.jsonl))
 $(eval $(call arm,recovery-sr-permuted,$(OUT)/%/recovery-sr-permuted.jsonl $(OUT)/%/recovery.jsonl))

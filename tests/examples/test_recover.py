@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from collections import Counter
 from itertools import pairwise
 
 import pytest
 from running import lines, read, run
 
-from eexp.examples.recover import recover
+from eexp.examples.recover import IMPROBABLE, INSERTED, recover
 from eexp.examples.settings import RecoverSettings
 
 
@@ -116,3 +119,25 @@ def test_a_variant_stays_with_its_origin(rolled, tmp_path):
     assert {e["group"] for e in run("imitation-data", stdin=lines(recovered)).ok().records} == {t["id"] for t in rolled}
     parts = [run("split", "--part", "1", stdin=lines(records)).ok().records for records in (rolled, recovered)]
     assert [t["id"] for t in parts[0]] == [t["origin"] for t in parts[1]]
+
+
+def test_mistakes_that_the_policy_hardly_makes_are_left_out(rolled):
+    probable = {
+        (trajectory["id"], a["action"])
+        for trajectory in rolled
+        for step in trajectory["steps"]
+        for a in step["alternatives"]
+        if a["logprob"] is not None and math.exp(a["logprob"]) >= 0.01
+    }
+    counts: Counter[str] = Counter()
+    few = list(recover(iter(rolled), RecoverSettings(min_probability=0.01), count=lambda *n: counts.update(dict([n]))))
+    put_in = [(t["origin"], s["action"]) for t in few for s in t["steps"] if s.get("mistake")]
+    assert put_in and set(put_in) <= probable and counts[INSERTED] == len(put_in)
+    assert counts[IMPROBABLE] > 0
+    unscored = copy.deepcopy(rolled)
+    for trajectory in unscored:
+        for step in trajectory["steps"]:
+            for a in step["alternatives"]:
+                a.pop("logprob")  # as in a record from elsewhere: nothing says how often the policy does this
+    none = recover(iter(unscored), RecoverSettings(min_probability=0.01))
+    assert not any(step.get("mistake") for trajectory in none for step in trajectory["steps"])
