@@ -10,7 +10,7 @@
 #   iwm-extra      world model, then imitation, UPDATES each, so twice as many
 #   sr             a thought from executed outcomes before the expert's action, mixed with the expert's actions
 #   notes          a thought from the environment's notes, what is known and still needed, without any outcome
-#   notes-sr       the notes, then what one alternative led to, in the same states; it is mixed in the same way
+#   notes-sr       what one alternative led to, then the notes, in the same states; it is mixed in the same way
 #   iwm-notes-sr   world model, then the examples of notes-sr, half of the updates each (matched)
 #   recovery       imitation with refused draws of the explorers in the path, however rare
 #   recovery-likely   imitation with those that they make with a probability of LIKELY and more
@@ -19,7 +19,7 @@
 # Placebos:
 #
 #   sr-permuted    thoughts from outcomes that were exchanged among alternatives of one verb
-#   notes-sr-permuted      the same after the notes
+#   notes-sr-permuted      the same before the notes
 #   recovery-sr-permuted   the same on recovered paths
 #
 # Alternatives are what two explorers draw, imitators of one half of the demonstrations each, in the states of the other half.

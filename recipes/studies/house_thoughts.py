@@ -27,10 +27,10 @@ CLAIMS = {
     "expected outcome": re.compile(r'^If I (?P<action>.+), I expect "(?P<gist>.+)"$'),
     "completes the task": re.compile(r"^To (?P<action>.+) would complete the task$"),
     "contender does nothing with it": re.compile(
-        r"^I could also (?P<action>.+), but that does nothing with (?P<things>.+)$"
+        r"^I could (?:also )?(?P<action>.+), but that does nothing with (?P<things>.+)$"
     ),
     "contender shows what is known": re.compile(
-        r"^I could also (?P<action>.+), but that would only show me what I know already$"
+        r"^I could (?:also )?(?P<action>.+), but that would only show me what I know already$"
     ),
     "still needed": re.compile(r"^Still needed: .+$"),
     "not seen yet": re.compile(r"^\w+: not seen yet$"),

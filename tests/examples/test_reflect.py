@@ -254,7 +254,7 @@ def test_a_composed_reflection_passes_all_guards(composer, weigh, rolled):
                 if not text:
                     continue
                 assert judge(text, s, guards).guard == "" and without_copies(text) == text, text
-                named = [a for a in s.contenders if re.search(rf"(also|than|or) {re.escape(a['action'])}\b", text)]
+                named = [a for a in s.contenders if re.search(rf"I could {re.escape(a['action'])}\b", text)]
                 assert len(named) <= weigh + 1, text  # one may begin with the words of another
 
 
@@ -269,8 +269,8 @@ def test_compose_words():
     (s,) = situations(trajectory(hall))
     assert compose(s, 0) == "The task is about the egg, and I can take egg. So I take egg."
     assert compose(s, 2) == (
-        "The task is about the egg, and I can take egg. I could also jump, but that would end it without success. "
-        "I could also sing, but that does nothing with the egg. So I take egg."
+        "I could jump, but that would end it without success. I could sing, but that does nothing with the egg. "
+        "The task is about the egg, and I can take egg. So I take egg."
     ).replace("jump,", "do `jump`,").replace("sing,", "do `sing`,")
     for success in ({"success": True}, {"score": 1.0}):
         (s,) = situations(trajectory(hall, done=True, **success))
@@ -283,19 +283,18 @@ def test_compose_words():
     )
     _, second = situations(trajectory({**hall, "observation": "A hall."}, yard))
     assert compose(second, 2) == (
-        "I have not come across the box yet. I could also go south, but that would show me nothing new. Rather than "
-        "go to the pond, I go north."
+        "I could go south, but that would show me nothing new. I have not come across the box yet. So I go north."
     )
     guess = step("Guess.", "guess crane", alternative("guess house", "- - - - -"))
     for instruction in ("Find the word by the rules", "Guess words."):
         (s,) = situations(trajectory(guess, instruction=instruction, done=True, success=True))
         assert compose(s, 1) == "", "who guesses does not know the end"
     (s,) = situations(trajectory({**guess, "observation": "Guess: crane or house."}, success=True))
-    assert compose(s) == 'If I guess crane, I expect "The end". Rather than guess house, I guess crane.'
+    assert compose(s) == 'If I guess crane, I expect "The end". So I guess crane.'
     (s,) = situations(
         trajectory(step("Page 1. Buy", "click[Buy]", alternative("click[Next >]", "Page 2")), instruction="")
     )
-    assert compose(s) == 'If I do `click[Buy]`, I expect "The end". Rather than do `click[Next >]`, I do `click[Buy]`.'
+    assert compose(s) == 'If I do `click[Buy]`, I expect "The end". So I do `click[Buy]`.'
 
 
 def test_the_rule_in_worlds_that_it_was_not_written_for(tmp_path):

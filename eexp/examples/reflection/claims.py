@@ -206,7 +206,7 @@ def other_action(text: str, situation: Situation) -> str | None:
     """Find a conclusion that names another known action than the one that follows.
 
     The last sentence that concludes ("So I", "I will", "the next step is") is compared with all known actions of the
-    state. Actions that are weighed and dropped before it ("rather than", "I could also") do not count.
+    state. Actions that are weighed and dropped before it ("rather than", "I could") do not count.
     """
     step = situation.step
     own = _Action(step["action"])

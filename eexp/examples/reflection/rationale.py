@@ -23,7 +23,10 @@ _PLAIN = re.compile(r"[a-z][\w'-]*( [\w'-]+)+")
 
 
 def compose(situation: Situation, weigh: int = 1) -> str:
-    """Compose a reflection from the outcomes: the use of the action for the task, its contenders, the choice.
+    """Compose a reflection from the outcomes: its contenders, the use of the action for the task, the choice.
+
+    The contenders stand first, so that the choice follows what speaks for it. Small models tend to take the action that
+    was named last.
 
     Args:
         weigh: The largest number of contenders to weigh.
@@ -32,13 +35,12 @@ def compose(situation: Situation, weigh: int = 1) -> str:
         "" where the record supports neither a use of the action nor a reason against a contender.
     """
     focus = _focus(situation)
-    *weighed, choice = _conclusion(situation, focus, weigh)
-    facts = [fact for fact in (_use(situation, focus), *weighed) if fact]
-    return " ".join([*facts, choice]) if facts else ""
+    facts = [fact for fact in (*_weighed(situation, focus, weigh), _use(situation, focus)) if fact]
+    return " ".join([*facts, _choice(situation)]) if facts else ""
 
 
 def compose_from_notes(situation: Situation, weigh: int = 1) -> str:
-    """Compose a reflection from the environment's notes on the state: the notes, the contenders, the choice.
+    """Compose a reflection from the environment's notes on the state: the contenders, the notes, the choice.
 
     Raises:
         InputError: The state has no notes.
@@ -49,7 +51,7 @@ def compose_from_notes(situation: Situation, weigh: int = 1) -> str:
             "no notes on the state: run `eexp rollout` again, with an environment that offers `explain`",
             f"$.steps[{situation.i}].notes",
         )
-    return " ".join([notes, *_conclusion(situation, _focus(situation), weigh)])
+    return " ".join([*_weighed(situation, _focus(situation), weigh), notes, _choice(situation)])
 
 
 def without_notes(situation: Situation) -> str:
@@ -122,15 +124,15 @@ def _seen_later(situation: Situation) -> list[str]:
     ]
 
 
-def _conclusion(situation: Situation, focus: list[str], most: int) -> list[str]:
-    """Return sentences on the contenders, with reasons that their outcomes support, and on the choice at the end."""
+def _weighed(situation: Situation, focus: list[str], most: int) -> list[str]:
+    """Return sentences on contenders, each with the reason that its outcome gives; those without one are not named."""
     observations = {step["observation"] for step in situation.history} - _said_of_many(situation)
     reasons = [(a["action"], _reason(a, focus, observations)) for a in situation.real_contenders]
-    reasons = sorted(reasons, key=lambda pair: not pair[1])[:most]  # those with a reason first
-    without = [as_verb(action) for action, reason in reasons if not reason]
-    rather = f"Rather than {' or '.join(without)}, I" if without else "So I"
-    weighed = [f"I could also {as_verb(action)}, but {reason}." for action, reason in reasons if reason]
-    return [*weighed, f"{rather} {as_verb(situation.step['action'])}."]
+    return [f"I could {as_verb(action)}, but {reason}." for action, reason in reasons if reason][:most]
+
+
+def _choice(situation: Situation) -> str:
+    return f"So I {as_verb(situation.step['action'])}."
 
 
 def _said_of_many(situation: Situation) -> set[str]:

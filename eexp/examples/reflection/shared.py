@@ -6,14 +6,14 @@ import re
 from collections import Counter
 
 MANY = 0.2  # the share of reflections with one sentence in common from which on a person should look
-_CONTENDER = re.compile(r"^(I could also ).*?(, but )")
+_CONTENDER = re.compile(r"^(I could ).*?(, but )")
 _FEWEST = 10  # reflections from which a share can be told
 
 
 class SharedSentences:
     """How many reflections have each sentence. The last one of a reflection, which names its action, does not count.
 
-    In "I could also ACTION, but ..." any action is the same sentence.
+    In "I could ACTION, but ..." any action is the same sentence.
     """
 
     def __init__(self) -> None:
