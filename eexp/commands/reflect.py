@@ -115,8 +115,8 @@ def command(
             # Agents of such thoughts were bad where there were none (RESULTS.md): they learn to act there from nothing.
             if (unsaid := io.counts[NOTHING_KNOWN]) > (unsaid + written) / 4:
                 io.note(
-                    f"{unsaid} of {unsaid + written} states get no thought, since nothing speaks for the action, and an agent "
-                    "learns nothing there; --rationale environment or a model (-m) may have something to say"
+                    f"{unsaid} of {unsaid + written} states get no thought, since nothing speaks for the action, and "
+                    "an agent learns nothing there; --rationale environment or a model (-m) may have something to say"
                 )
             if settings.rationale != "search":  # where thoughts share what one action leads to
                 io.count("reflection[s] with one sentence in common", shared.most)
