@@ -11,7 +11,7 @@ import click
 
 from eexp.console import options
 from eexp.console.findings_output import AS_JSON, show_findings, show_requirements
-from eexp.console.parameters import option, parameter
+from eexp.console.parameters import PATH, option, parameter
 from eexp.errors import EXIT_FAILED, EexpError, environment_errors
 from eexp.settings import FILE, SEED, Number, Whole
 from eexp.system.terminal import show, style
@@ -25,7 +25,7 @@ ENV = click.argument("spec", type=options.ENV, metavar="ENV", envvar="EEXP_ENV",
 
 @click.group("env")
 def command() -> None:
-    """List, show, check and play environments.
+    """List, show, check, measure and play environments.
 
     `eexp env list` shows what ENV may be; eexp-env(7) says how to write one as a program.
 
@@ -150,6 +150,45 @@ def check_command(
     checker = check.Checker(lambda: open_env(spec), **options)
     if show_findings(checker.findings(), as_json):
         sys.exit(EXIT_FAILED)
+
+
+# -- accuracy --------------------------------------------------------------------------------------------------------
+
+
+@command.command("accuracy")
+@ENV
+@click.argument("files", nargs=-1, type=PATH, metavar="[FILE]...")
+@option(False, "--json", "as_json").help("Print JSONL, one line an episode, instead of a table.")
+def accuracy_command(spec: str, files: tuple[str, ...], as_json: bool) -> None:
+    """Measure how long an imagined environment answers as the real one did.
+
+    ENV is `worldmodel:MODEL?env=ENV`. FILE holds trajectories or episodes of the real environment. At every step, the
+    model is asked what the recorded action leads to, after the real history. The table has, for every step, the share
+    of observations that are the recorded ones, and the share of episodes in which none has differed so far: the
+    survival curve (Kaplan-Meier) of an episode that is imagined from its beginning on.
+
+    \b
+    Example:
+      eexp expert house --split test -n 2 | eexp env accuracy 'worldmodel:tiny?env=house'
+    """
+    from eexp.acting.accuracy import Accuracy, accuracy
+    from eexp.envs import open_env
+    from eexp.envs.imagined import ImaginedWorld
+    from eexp.envs.opening import imagined_env
+    from eexp.errors import UsageError
+    from eexp.records.jsonl import dumps, read, write_to_stdout
+
+    with open_env(spec) as world:
+        if not isinstance(world, ImaginedWorld):
+            raise UsageError(f"{spec}: expected an imagined environment, worldmodel:MODEL?env=ENV")
+        total = Accuracy()
+        for compared in accuracy(read(files or ["-"], "trajectory", "episode"), world, imagined_env(spec)):
+            total.add(compared)
+            if as_json:
+                write_to_stdout(dumps(compared))
+    if not as_json:
+        for line in total.lines():
+            show(line)
 
 
 # -- play ------------------------------------------------------------------------------------------------------------

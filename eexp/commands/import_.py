@@ -13,6 +13,7 @@ from eexp.console import options
 from eexp.console.parameters import TableName, command_options, option
 from eexp.errors import UsageError, environment_errors
 from eexp.formats.names import EPISODES, IMPORT_FORMATS, ROWS
+from eexp.records.imagination import is_imagined
 from eexp.settings import Name
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def command(
     replayed = bool(env) or (format == EPISODES and not settings.no_replay)
     settings.check(format, replayed)
     tasks = None
+    if env and replayed and format != EPISODES and is_imagined(env):
+        raise UsageError(f"--env {env}: a replay in an imagined environment shows nothing of a record")
     if env and replayed and format != EPISODES:
         from eexp.envs import open_env
 

@@ -50,6 +50,9 @@ CHANGED = EnvironmentKind(
     "changed:KIND:ENV", "any of these, with another interface; KIND is names, names=FILE, order, confirm or fail"
 )
 NOISY = EnvironmentKind("noisy:P:ENV", "any of these, with a share P of the words it shows left out")
+WORLD_MODEL = EnvironmentKind(
+    "worldmodel:MODEL?env=ENV", "any of these, as a model that was trained on its transitions imagines it"
+)
 
 KINDS = (
     HOUSE,
@@ -86,9 +89,10 @@ KINDS = (
     CLASS,
     CHANGED,
     NOISY,
+    WORLD_MODEL,
 )
-#: Environments around another one, `NAME:ARGUMENT:ENV`.
-WRAPPERS = {kind.name: kind for kind in (CHANGED, NOISY)}
+#: Environments around another one, `NAME:ARGUMENT:ENV` or, since names of models have colons, `NAME:ARGUMENT?env=ENV`.
+WRAPPERS = {kind.name: kind for kind in (CHANGED, NOISY, WORLD_MODEL)}
 
 #: Environments that are opened by their name alone, and those with a URL or a command of a server.
 BUILT_IN = {kind.name: kind for kind in KINDS if kind.path and not kind.has_target}

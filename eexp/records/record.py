@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from eexp import __version__
+from eexp.records.imagination import imagined_by
 
 #: The largest weight, in size, of a record or a span: the loss of an update stays far within float32.
 LARGEST_WEIGHT = 1e6
@@ -154,6 +155,7 @@ def example(
         "prompt_style": prompt_style,
         **_NOT_APPLICABLE,
         **more,
+        **({} if (world_model := imagined_by(trajectory)) is None else {"imagined": world_model}),
         "lineage": trajectory.get("lineage", []),
     }
 
