@@ -147,7 +147,8 @@ class Accuracy:
             self.reached[step] += 1
             self.right[step] += is_right
             self.same_before[step] += step <= first
-            self.first[step] += step == first
+            if step == first:
+                self.first[step] += 1
             kind = "undetermined" if step in compared["undetermined"] else "determined"
             self.counts[kind] += 1
             self.counts[f"{kind}, right"] += is_right

@@ -47,7 +47,8 @@ HOUSE = _kind("house", "the built-in household world", "worlds.house:House", lig
 PROGRAM = EnvironmentKind("exec:COMMAND", "any program that answers JSON lines: eexp-env(7)")
 CLASS = EnvironmentKind("package.module:Class", "a Python class, installed or in the working directory")
 CHANGED = EnvironmentKind(
-    "changed:KIND:ENV", "any of these, with another interface; KIND is names, names=FILE, order, confirm or fail"
+    "changed:KIND:ENV",
+    "any of these, with another interface; KIND is names, names=FILE, order, confirm, fail, dialog or split",
 )
 NOISY = EnvironmentKind("noisy:P:ENV", "any of these, with a share P of the words it shows left out")
 WORLD_MODEL = EnvironmentKind(
