@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eexp.acting.expert import expert
 from eexp.envs.base import Environment
-from eexp.errors import EnvironmentFailed
+from eexp.errors import EnvironmentFailed, InputError
 from eexp.records.record import succeeded
 
 
@@ -14,7 +14,12 @@ def replayed_demonstration(env: Environment, task: dict) -> dict:
     Raises:
         EnvironmentFailed: The demonstration cannot be followed to the end, or does not do the task.
     """
-    (trajectory,) = expert(env, iter([task]))
+    try:
+        (trajectory,) = expert(env, iter([task]))
+    except EnvironmentFailed:
+        raise
+    except InputError:  # the expert knows no action
+        trajectory = {"steps": [], "outcome": {"done": False}}
     outcome, steps = trajectory["outcome"], trajectory["steps"]
     if not outcome["done"]:
         last = f"after {len(steps)} actions, the last one {steps[-1]['action']!r}" if steps else "at its beginning"
