@@ -1,4 +1,4 @@
-"""`eexp env`: list, show, check and play environments."""
+"""`eexp env`: list, show, check, play, record and measure environments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENV = click.argument("spec", type=options.ENV, metavar="ENV", envvar="EEXP_ENV",
 
 @click.group("env")
 def command() -> None:
-    """List, show, check, measure and play environments.
+    """List, show, check, play, record and measure environments.
 
     `eexp env list` shows what ENV may be; eexp-env(7) says how to write one as a program.
 
@@ -241,7 +241,7 @@ def record_command(spec: str, task: str | None, split: str | None, output: str |
     Example:
       eexp env record 'web?tasks=examples/web/trees.toml&run=yes' --task yews
     """
-    from eexp.acting.recording import replayed_demonstration
+    from eexp.acting.demonstration import replayed_demonstration
     from eexp.envs import open_env
     from eexp.envs.naming import find_task
     from eexp.errors import UsageError

@@ -13,7 +13,6 @@ from eexp.console import options
 from eexp.console.parameters import TableName, command_options, option
 from eexp.errors import UsageError, environment_errors
 from eexp.formats.names import EPISODES, IMPORT_FORMATS, ROWS
-from eexp.records.imagination import is_imagined
 from eexp.settings import Name
 
 if TYPE_CHECKING:
@@ -67,6 +66,7 @@ def command(
     from eexp.acting.importing import import_rows
     from eexp.envs.naming import Tasks
     from eexp.formats.episodes import Selector
+    from eexp.records.imagination import is_imagined
 
     if (settings.no_replay or format in ROWS) and env:
         if click.get_current_context().get_parameter_source("env") is ParameterSource.COMMANDLINE:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from eexp import __version__
-from eexp.records.imagination import imagined_by
 
 #: The largest weight, in size, of a record or a span: the loss of an update stays far within float32.
 LARGEST_WEIGHT = 1e6
@@ -143,6 +142,8 @@ def example(
         tools: The functions that the prompt shows; None leaves the field out.
         more: Further fields, in place of those that do not apply.
     """
+    from eexp.records.imagination import imagined_by
+
     return {
         "type": "example",
         "kind": kind,

@@ -18,7 +18,7 @@ import pytest
 from leftovers import MARK, marked, none_left
 from running import ROOT, run
 
-from eexp.acting.recording import replayed_demonstration
+from eexp.acting.demonstration import replayed_demonstration
 from eexp.envs import open_env, unsafe_in_records
 from eexp.envs.spec_files import named_files
 from eexp.envs.worlds.browser import chromium, judging
