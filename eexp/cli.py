@@ -61,7 +61,7 @@ GROUPS = {
         "stats": "Count what is in files of records: lengths, valid share, duplicates, leaks.",
         "card": "Write a data card for Hugging Face's hub.",
         "export-log": "Write trajectories, episodes and examples in formats of other tools.",
-        "env": "List, show, check and play environments.",
+        "env": "List, show, check, play, record and measure environments.",
         "models": "List what MODEL may be, with an example of each kind.",
         "plugins": "List what names stand for, and what other packages add.",
         "prompts": "List, show and check prompt styles.",

@@ -56,4 +56,6 @@ def _show_observation(observation: Observation, show: Callable[[str], None]) -> 
     if observation.done:
         score = "" if observation.score is None else f", score {observation.score:g}"
         success = ", success" if succeeded(observation.outcome()) else ", failure"
+        if observation.imagined is not None:
+            success = ", imagined"
         show(style(f"done{score}{success}", bold=True))

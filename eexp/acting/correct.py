@@ -19,6 +19,7 @@ from eexp.acting.settings import CorrectSettings
 from eexp.envs.base import Environment
 from eexp.formats.conversations import Conversation
 from eexp.records.callbacks import Count, OnError, Skip, add_counts, no_count, skip_none, stop_at_error
+from eexp.records.imagination import only_real
 from eexp.records.outcomes import transition_of
 from eexp.workers.jobs import Runner, job_of, results
 
@@ -53,7 +54,7 @@ def correct(
     written: set[str] = set()  # ids of corrections that an earlier run has written, of episodes that it did not end
 
     def due() -> Iterator[tuple[dict, str]]:
-        for episode, record_id in identified(episodes):
+        for episode, record_id in identified(only_real(episodes, "a failed turn", on_error)):
             ids = [f"{record_id}/correct/{number}" for number in range(1, settings.turns + 1)]
             done = [name for name in ids if skip(name)]
             if ids[-1] not in done:

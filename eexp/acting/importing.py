@@ -24,6 +24,7 @@ from eexp.formats.conversations import Conversation, Format, GraphBranch, read_c
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
 from eexp.formats.names import ALL, ARGUMENT, WHOLE
 from eexp.records.callbacks import Count, OnError, Skip, add_counts, no_count, skip_none, stop_at_error
+from eexp.records.imagination import only_real
 from eexp.records.record import seed_of
 from eexp.records.types import check_tools
 from eexp.workers.jobs import Runner, job_of, results
@@ -156,7 +157,7 @@ def import_episodes(
         on_error: Called with an episode that cannot be read.
     """
     selector = selector or Selector(Selection())
-    for episode, record_id in identified(episodes):
+    for episode, record_id in identified(_judged(episodes, selector, on_error)):
         if skip(record_id) or not selector.takes_end(episode):
             continue
         try:
@@ -166,6 +167,12 @@ def import_episodes(
             continue
         if selector.takes(trajectory, episode):
             yield from_episode(trajectory, episode)
+
+
+def _judged(episodes: Iterator[dict], selector: Selector, on_error: OnError) -> Iterator[dict]:
+    """Return the episodes; where they are chosen by success or score, only those that have one."""
+    chosen_by_end = selector.selection.success or selector.selection.min_score is not None
+    return only_real(episodes, "success", on_error) if chosen_by_end else episodes
 
 
 def from_episode(trajectory: dict, episode: dict) -> dict:
@@ -189,7 +196,8 @@ def import_replayed_episodes(
     The arguments are those of `import_replayed`; an episode names its environment and its task.
     """
     selector = selector or Selector(Selection())
-    named = ((e, name) for e, name in identified(episodes) if not skip(name) and selector.takes_end(e))
+    judged = _judged(episodes, selector, on_error)
+    named = ((e, name) for e, name in identified(judged) if not skip(name) and selector.takes_end(e))
     jobs = episode_jobs(named, _work(settings or ImportSettings()), on_error)
     for episode, trajectory in _replayed(jobs, pool, selector, count, note, on_error):
         yield from_episode(trajectory, episode)

@@ -14,6 +14,7 @@ from eexp.models.base import Samples
 from eexp.models.policy import ActionDraw, Episodes, Policy, Proposal, Proposals, State
 from eexp.models.predictor import Predictor
 from eexp.records.callbacks import OnError, stop_at_error
+from eexp.records.imagination import is_imagined
 from eexp.records.outcomes import TRANSITIONS, transition_of
 from eexp.records.record import canonical, seed_of, succeeded
 from eexp.workers.parallel import EnvironmentLost, ParallelEnvironments, StepResult
@@ -151,6 +152,7 @@ class PlayedEpisode:
             turn |= {"tools": self.observation.tools} if self.transcript and self.observation.tools is not None else {}
             turn |= {"admissible": self.listed} if self.listed is not None else {}
             turn |= {"interface": self.observation.interface} if self.observation.interface is not None else {}
+            turn |= {"imagined": self.observation.imagined} if self.observation.imagined is not None else {}
             self.transcript.append(turn)
         self.observation, self.action, self.listed = view.observation, None, None
         self.tried, self.draws, self.verdicts, self.expected = [], 0, [], None
@@ -169,7 +171,7 @@ class PlayedEpisode:
             **({} if self.kind is None else {"kind": self.kind}),
             **({} if self.panel_hash is None else {"panel": self.panel_hash}),
             "seed": self.trial,
-            "success": succeeded(last.outcome()),
+            "success": None if is_imagined(self.spec) else succeeded(last.outcome()),
             "score": last.score,
             "steps": len(transcript),
             "invalid": sum(not t["valid"] for t in transcript),

@@ -14,6 +14,7 @@ from eexp.acting.settings import RewardSettings
 from eexp.envs.base import Environment
 from eexp.formats.conversations import Conversation
 from eexp.records.callbacks import Count, OnError, add_counts, no_count, stop_at_error
+from eexp.records.imagination import only_real
 from eexp.records.record import canonical
 from eexp.workers.jobs import Runner, job_of, results
 
@@ -36,7 +37,9 @@ def reward(
         UsageError: The environment has no expert.
     """
     work = job_of(job, settings=asdict(settings or RewardSettings()))
-    jobs = episode_jobs(((episode, episode["id"]) for episode in episodes), work, on_error)
+    jobs = episode_jobs(
+        ((episode, episode["id"]) for episode in only_real(episodes, "progress", on_error)), work, on_error
+    )
     for episode, result in results(pool, jobs, on_error):
         add_counts(count, result["counts"])
         transcript = [{**turn, "reward": one} for turn, one in zip(episode["transcript"], result["rewards"])]

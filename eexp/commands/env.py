@@ -1,4 +1,4 @@
-"""`eexp env`: list, show, check and play environments."""
+"""`eexp env`: list, show, check, play, record and measure environments."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import click
 
 from eexp.console import options
 from eexp.console.findings_output import AS_JSON, show_findings, show_requirements
-from eexp.console.parameters import option, parameter
+from eexp.console.parameters import PATH, option, parameter
 from eexp.errors import EXIT_FAILED, EexpError, environment_errors
 from eexp.settings import FILE, SEED, Number, Whole
-from eexp.system.terminal import show, style
+from eexp.system.terminal import show, style, tell
 
 if TYPE_CHECKING:
     from eexp.envs.base import Environment
@@ -25,7 +25,7 @@ ENV = click.argument("spec", type=options.ENV, metavar="ENV", envvar="EEXP_ENV",
 
 @click.group("env")
 def command() -> None:
-    """List, show, check and play environments.
+    """List, show, check, play, record and measure environments.
 
     `eexp env list` shows what ENV may be; eexp-env(7) says how to write one as a program.
 
@@ -152,6 +152,45 @@ def check_command(
         sys.exit(EXIT_FAILED)
 
 
+# -- accuracy --------------------------------------------------------------------------------------------------------
+
+
+@command.command("accuracy")
+@ENV
+@click.argument("files", nargs=-1, type=PATH, metavar="[FILE]...")
+@option(False, "--json", "as_json").help("Print JSONL, one line an episode, instead of a table.")
+def accuracy_command(spec: str, files: tuple[str, ...], as_json: bool) -> None:
+    """Measure how long an imagined environment answers as the real one did.
+
+    ENV is `worldmodel:MODEL?env=ENV`. FILE holds trajectories or episodes of the real environment. At every step, the
+    model is asked what the recorded action leads to, after the real history. The table has, for every step, the share
+    of observations that are the recorded ones, and the share of episodes in which none has differed so far: the
+    survival curve (Kaplan-Meier) of an episode that is imagined from its beginning on.
+
+    \b
+    Example:
+      eexp expert house --split test -n 2 | eexp env accuracy 'worldmodel:tiny?env=house'
+    """
+    from eexp.acting.accuracy import Accuracy, accuracy
+    from eexp.envs import open_env
+    from eexp.envs.imagined import ImaginedWorld
+    from eexp.envs.opening import imagined_env
+    from eexp.errors import UsageError
+    from eexp.records.jsonl import dumps, read, write_to_stdout
+
+    with open_env(spec) as world:
+        if not isinstance(world, ImaginedWorld):
+            raise UsageError(f"{spec}: expected an imagined environment, worldmodel:MODEL?env=ENV")
+        total = Accuracy()
+        for compared in accuracy(read(files or ["-"], "trajectory", "episode"), world, imagined_env(spec)):
+            total.add(compared)
+            if as_json:
+                write_to_stdout(dumps(compared))
+    if not as_json:
+        for line in total.lines():
+            show(line)
+
+
 # -- play ------------------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +220,81 @@ def play_command(spec: str, task: str | None, split: str | None, output: str | N
     if output and trajectory["steps"]:
         line = dumps(with_lineage(trajectory, lineage_entry("env-play")))
         append(line, output)
+
+
+# -- record ----------------------------------------------------------------------------------------------------------
+
+
+@command.command("record")
+@ENV
+@option(None, "--task", metavar="ID").help("The task to record.  [default: the first of the split]")
+@option(None, "--split", metavar="NAME").help("The split to look in.  [default: all splits, the first one first]")
+@option(None, "-o", "--output", type=FILE).help("Add the episode to this file, as a trajectory.")
+def record_command(spec: str, task: str | None, split: str | None, output: str | None) -> None:
+    """Record what a person does in a web site, as a demonstration.
+
+    A window opens at the beginning of the task. Every click, choice and text in it becomes an action. When the task is
+    done, write `stop` in the terminal, or `stop ANSWER`. The demonstration is then replayed without a window. If that
+    does the task, it is printed as the value of `expert` in the file of tasks, and -o keeps the episode.
+
+    \b
+    Example:
+      eexp env record 'web?tasks=examples/web/trees.toml&run=yes' --task yews
+    """
+    from eexp.acting.demonstration import replayed_demonstration
+    from eexp.envs import open_env
+    from eexp.envs.naming import find_task
+    from eexp.errors import UsageError
+    from eexp.records.jsonl import append, dumps
+    from eexp.records.record import lineage_entry, with_lineage
+
+    with open_env(spec) as env, environment_errors(spec):
+        recorder, demonstrate = getattr(env, "recorder", None), getattr(env, "demonstrate", None)
+        if recorder is None or demonstrate is None:
+            raise UsageError(f"{spec}: only web sites are recorded: web?tasks=FILE")
+        found = find_task(env, task, split)
+        window = recorder(found)
+        tell(f"task {found['id']}: {window.instruction}")
+        tell("Do it in the window. Then write here: stop, or stop ANSWER. Ctrl-D ends without a demonstration.")
+        script = window.record(_stop, lambda line: tell(f"  {line}"))
+        demonstrate(found, script)
+        try:
+            trajectory = replayed_demonstration(env, found)
+        except EexpError:
+            tell("recorded, and not written:", *(f"  {line}" for line in script))
+            raise
+    show("expert = [")
+    for line in script:
+        show(f"  {_toml(line)},")
+    show("]")
+    if output:
+        append(dumps(with_lineage(trajectory, lineage_entry("env-record"))), output)
+
+
+def _stop() -> str | None:
+    """Return the last action, once it was written in the terminal. Raises EexpError at the end of the input."""
+    import select
+
+    if not select.select([sys.stdin], [], [], 0)[0]:
+        return None
+    line = sys.stdin.readline()
+    if not line:
+        raise EexpError("ended without a demonstration")
+    word, _, answer = line.strip().partition(" ")
+    if word != "stop":
+        tell("write stop, or stop ANSWER, when the task is done")
+        return None
+    answer = answer.strip()
+    return f"stop {answer}" if answer.startswith("[") and answer.endswith("]") else f"stop [{answer}]"
+
+
+def _toml(text: str) -> str:
+    """Return a text as a string of TOML: a literal one where that needs no escapes."""
+    import json
+
+    if "'" not in text and text.isprintable():
+        return f"'{text}'"
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _reader(env: Environment) -> Callable[[], str]:

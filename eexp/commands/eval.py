@@ -195,7 +195,8 @@ def command(
         with closing(episodes):
             for episode in io.progress(episodes, "episode", number):
                 io.write(episode)
-                io.count(SUCCESSES, int(episode["success"]))
+                if episode["success"] is not None:
+                    io.count(SUCCESSES, int(episode["success"]))
                 io.count("invalid action[s]", episode["invalid"])
                 io.count("turn[s]", episode["steps"])
                 io.count("turn[s] with a thought", episode["thoughts"])

@@ -66,6 +66,7 @@ def command(
     from eexp.acting.importing import import_rows
     from eexp.envs.naming import Tasks
     from eexp.formats.episodes import Selector
+    from eexp.records.imagination import is_imagined
 
     if (settings.no_replay or format in ROWS) and env:
         if click.get_current_context().get_parameter_source("env") is ParameterSource.COMMANDLINE:
@@ -79,6 +80,8 @@ def command(
     replayed = bool(env) or (format == EPISODES and not settings.no_replay)
     settings.check(format, replayed)
     tasks = None
+    if env and replayed and format != EPISODES and is_imagined(env):
+        raise UsageError(f"--env {env}: a replay in an imagined environment shows nothing of a record")
     if env and replayed and format != EPISODES:
         from eexp.envs import open_env
 

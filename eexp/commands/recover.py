@@ -39,7 +39,7 @@ def command(settings: RecoverSettings, stream: Stream) -> None:
 
     with stream.open("recover", **asdict(settings)) as io:
         trajectories = with_outcomes_asked_for(io.records(), io.note)
-        for trajectory in recover(trajectories, settings, count=io.count):
+        for trajectory in recover(trajectories, settings, count=io.count, on_error=io.fail):
             io.write(trajectory)
         if io.counts["in"] and not io.counts[INSERTED]:
             io.note("no mistake was put in: all paths are written as they were")

@@ -259,6 +259,8 @@ def _spans(e: dict) -> Iterator[str]:
 
 def _episode(e: dict, detail: Detail) -> Iterator[str]:
     verdict = style("success", fg="green") if e["success"] else style("failure", fg="red")
+    if e["success"] is None:
+        verdict = style("imagined", dim=True)
     counts = f"{e['steps']} steps, {e.get('invalid', 0)} invalid"
     yield _after("  ", f"{verdict}, score {e.get('score')}, {counts}; {e.get('instruction')}")
     yield from _functions(e)
@@ -303,7 +305,7 @@ def summary(records: Iterable[dict]) -> list[str]:
             shares.add(record)
         elif record["type"] == "episode":
             counted["steps"] += record["steps"]
-            counted["successes"] += record["success"]
+            counted["successes"] += bool(record["success"])
     lines = []
     if trajectories := counts.get("trajectory"):
         lines.append(f"trajectories: {trajectories['trajectory']}, of {trajectories['steps']} steps")

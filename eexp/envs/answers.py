@@ -103,6 +103,7 @@ _FIELDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "screenshot": ("a string or None", (str, type(None))),
     "tools": ("a list or None", (list, type(None))),
     "interface": ("a dict or None", (dict, type(None))),
+    "imagined": ("a string or None", (str, type(None))),
 }
 
 

@@ -46,6 +46,7 @@ class Observation:
     #: they differ from before; None leaves them as they are.
     tools: list[dict] | None = None
     interface: dict | None = None  # what a `changed:` environment did to this observation, by the kind of change
+    imagined: str | None = None  # the fingerprint of the world model that wrote this observation; None where none did
 
     def outcome(self) -> dict:
         """Return the observation as the `outcome` of a record."""
@@ -57,7 +58,7 @@ class Observation:
         """Return the keys of a record that say more of the observation, as far as the environment says it."""
         unknown = None if self.unknown is None else [list(part) for part in self.unknown]
         notes = {"unknown": unknown, "changed": self.changed, "screenshot": self.screenshot, "tools": self.tools}
-        notes["interface"] = self.interface
+        notes |= {"interface": self.interface, "imagined": self.imagined}
         return {key: value for key, value in notes.items() if value is not None}
 
     def at_beginning(self) -> Observation:

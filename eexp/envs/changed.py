@@ -2,12 +2,13 @@
 
 docs/environments/changed.md says what each kind changes. What a change does is drawn from the task's id, so the same
 actions lead to the same observations, in a fork as in a replay, and the task stays solvable: `names` and `order` only
-translate, `confirm` and `fail` ask for an action a second time. The score is ENV's own. What was done to an observation
-stands in its `interface`.
+translate, `confirm` and `fail` ask for an action a second time, `dialog` and `split` for another action in between.
+The score is ENV's own. What was done to an observation stands in its `interface`.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Mapping
@@ -28,6 +29,22 @@ _WORD = re.compile(r"\w+(?:-\w+)*")
 
 CONFIRMED = 0.5  # the share of verbs that have to be confirmed
 FAILING = 0.25  # the share of actions that have no effect the first time
+DIALOGS = 0.25  # the share of observations that a dialog covers
+SPLIT = 0.5  # the share of observations with several parts that are shown in two
+
+#: Environments whose observations are pages with numbered elements.
+_PAGES = ("web", "miniwob")
+#: Dialogs, each as its text and its button.
+_DIALOGS = (
+    ("This page uses cookies.", "Accept"),
+    ("Subscribe to our newsletter?", "No, thanks"),
+    ("How do you like it here?", "Not now"),
+    ("A new version is available.", "Later"),
+    ("Your session was extended.", "OK"),
+    ("Have you seen our offers?", "Close"),
+)
+_CLOSE = {False: "close dialog", True: "click [0]"}  # the action that closes a dialog; on pages
+_OTHER_PART = "show other part"
 
 
 class Changed(Wrapper):
@@ -313,10 +330,192 @@ class Failing(_Delayed):
         return random.Random(self._seed(action)).random() < FAILING
 
 
+# -- something in the way ---------------------------------------------------------------------------------------------
+
+
+class _InTheWay(Changed):
+    """A change by which an observation takes another action before all of it can be read.
+
+    Args:
+        pages: Whether observations are pages with numbered elements.
+    """
+
+    def __init__(self, world: Environment, pages: bool = False) -> None:
+        super().__init__(world)
+        self.pages = pages
+        self.max_steps = 2 * world.max_steps + 1  # at worst, one action more for every observation
+
+    def task_beginning(self, observation: str) -> dict | None:
+        """Return None: what an observation begins with is known only with the task."""
+        return None
+
+    def _refuse_functions(self, observation: Observation) -> None:
+        if observation.tools is not None:
+            raise EnvironmentFailed(f"{self.spec}: no function stands for {self.kind}; leave the tools to the text")
+
+
+class Interrupted(_InTheWay):
+    """The environment with a dialog before some observations. It has to be closed before anything else can be done."""
+
+    kind = "dialog"
+    own_state = ("_task_id", "_number", "_covered")
+
+    def __init__(self, world: Environment, pages: bool = False) -> None:
+        super().__init__(world, pages)
+        self._number = 0  # actions taken so far, without those that are not valid or only ask
+        self._covered: Observation | None = None  # the observation under the dialog; None while there is none
+
+    def reset(self, task: dict) -> Observation:
+        observation = super().reset(task)
+        self._refuse_functions(observation)
+        self._number = 0
+        return self._shown(observation)
+
+    def step(self, action: str) -> Observation:
+        if self._covered is not None:
+            if canonical(action) != canonical(_CLOSE[self.pages]):
+                return self._dialog(self._covered, valid=False)
+            observation, self._covered = self._covered, None
+            return replace(observation, changed=True)
+        harmless = self.world.harmless(action)
+        observation = self.world.step(action)
+        if harmless or not observation.valid:
+            return observation
+        self._number += 1
+        return self._shown(observation)
+
+    def _shown(self, observation: Observation) -> Observation:
+        """Return an observation, or the dialog that covers it; none covers the end of an episode."""
+        rng = random.Random(self._seed(str(self._number)))
+        self._covered = observation if not observation.done and rng.random() < DIALOGS else None
+        return observation if self._covered is None else self._dialog(observation)
+
+    def _dialog(self, covered: Observation, valid: bool = True) -> Observation:
+        text, button = random.Random(self._seed("words", str(self._number))).choice(_DIALOGS)
+        if self.pages:
+            shown = f"dialog {json.dumps(text)}\n  [0] button {json.dumps(button)}"
+        else:
+            shown = f"A dialog is in the way: {text} Close it first: {_CLOSE[False]}"
+        unknown = None if covered.unknown is None else [(0, len(shown))] if valid else []
+        standing = {"score": covered.score, "success": covered.success, "screenshot": covered.screenshot}
+        return self._marked(Observation(shown, valid=valid, unknown=unknown, **standing), text)
+
+    def admissible(self) -> list[str] | None:
+        actions = self.world.admissible()
+        return actions if self._covered is None or actions is None else [_CLOSE[self.pages]]
+
+    def expert(self) -> str | None:
+        action = self.world.expert()
+        return action if self._covered is None or action is None else _CLOSE[self.pages]
+
+    def harmless(self, action: str) -> bool:
+        return self._covered is None and self.world.harmless(action)
+
+
+_ELEMENT = re.compile(r"(?:^[ ]*|\| )(?:row )?\[(\d+)\] ", re.MULTILINE)  # that a line of a page begins with
+_NAMED = re.compile(r"(?:click|hover|type|select) \[(\d+)\]")  # the element that an action names
+_LINE_END = re.compile(r"\n(?=[^\n])")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[ \t]+(?=\S)")
+
+
+class Halved(_InTheWay):
+    """The environment with some observations in two parts, of which one is shown at a time.
+
+    On pages, only elements of the part that is shown can be acted on.
+    """
+
+    kind = "split"
+    own_state = ("_task_id", "_whole", "_parts", "_part", "_read")
+
+    def __init__(self, world: Environment, pages: bool = False) -> None:
+        super().__init__(world, pages)
+        self._whole = Observation("")  # the latest observation that was no refusal
+        self._parts: tuple[list[Piece], ...] = ()  # two, or none where it is shown as a whole
+        self._part = 0  # the number of the part that is shown
+        self._read = False  # whether both were
+
+    def reset(self, task: dict) -> Observation:
+        observation = super().reset(task)
+        self._refuse_functions(observation)
+        return self._shown(observation)
+
+    def step(self, action: str) -> Observation:
+        if self._parts and canonical(action) == canonical(_OTHER_PART):
+            self._part, self._read = 1 - self._part, True
+            return replace(self._shown_part(), changed=True)
+        if (element := self._elsewhere(action)) is not None:
+            text = f"There is no [{element}] in this part of the page: {_OTHER_PART}"
+            standing = {"score": self._whole.score, "success": self._whole.success}
+            return Observation(text, valid=False, unknown=None if self._whole.unknown is None else [], **standing)
+        harmless = self.world.harmless(action)
+        observation = self.world.step(action)
+        return self._shown(observation) if observation.valid and not harmless else observation
+
+    def _shown(self, observation: Observation) -> Observation:
+        self._whole, self._part, self._read = observation, 0, False
+        self._parts = () if observation.done else self._halves(observation.text)
+        return self._shown_part() if self._parts else observation
+
+    def _halves(self, text: str) -> tuple[list[Piece], ...]:
+        """Return the pieces of the two parts of a text; none where it is shown as a whole.
+
+        A page has its first line in both, and is parted between lines; any other text after a sentence of its one line.
+        """
+        if random.Random(self._seed(text)).random() >= SPLIT:
+            return ()
+        ends = [match.span() for match in _LINE_END.finditer(text)]
+        head = [Piece(0, ends[0][1])] if self.pages and ends else []
+        if len(ends) <= len(head) and not self.pages:
+            ends = [match.span() for match in _SENTENCE_END.finditer(text)]
+        ends = ends[len(head) :]
+        if not ends:
+            return ()
+        (end, start), begin = ends[(len(ends) - 1) // 2], head[0].end if head else 0
+        return [*head, Piece(begin, end)], [*head, Piece(start, len(text))]
+
+    def _shown_part(self) -> Observation:
+        text, part = self._whole.text, self._part + 1
+        hint = f"(Part {part} of 2. The rest: {_OTHER_PART})"
+        pieces = [*self._parts[self._part], Piece(len(text), len(text), f"\n{hint}")]
+        shown = put_together(text, pieces)
+        observation = replace(self._whole, text=shown, unknown=moved(self._whole.unknown, pieces))
+        return self._marked(observation, part)
+
+    def _elements(self, part: int) -> set[str]:
+        return set(_ELEMENT.findall(put_together(self._whole.text, self._parts[part])))
+
+    def _elsewhere(self, action: str) -> str | None:
+        """Return the number of the element that an action names, if it is in the part that is not shown."""
+        named = _NAMED.match(action.strip()) if self.pages and self._parts else None
+        if named is None or named[1] in self._elements(self._part):
+            return None
+        return named[1] if named[1] in self._elements(1 - self._part) else None
+
+    def admissible(self) -> list[str] | None:
+        actions = self.world.admissible()
+        if actions is None or not self._parts:
+            return actions
+        return [*(action for action in actions if self._elsewhere(action) is None), _OTHER_PART]
+
+    def expert(self) -> str | None:
+        action = self.world.expert()
+        if action is None or not self._parts:
+            return action
+        if self.pages and not action.startswith("stop"):  # what is not named need not be read
+            return action if self._elsewhere(action) is None else _OTHER_PART
+        return action if self._read else _OTHER_PART
+
+    def harmless(self, action: str) -> bool:
+        is_own = canonical(action) == canonical(_OTHER_PART) or self._elsewhere(action) is not None
+        return not is_own and self.world.harmless(action)
+
+
 # -- opening ---------------------------------------------------------------------------------------------------------
 
 #: The changes that take no file, by the name of their kind.
 _WITHOUT_FILE = {change.kind: change for change in (Reordered, Confirmed, Failing)}
+#: Those of them that look different on pages.
+_IN_THE_WAY = {change.kind: change for change in (Interrupted, Halved)}
 
 
 def change(world: Environment, kind: str, name: str) -> Changed:
@@ -334,10 +533,12 @@ def change(world: Environment, kind: str, name: str) -> Changed:
     """
     if kind in _WITHOUT_FILE:
         return _WITHOUT_FILE[kind](world)
+    if kind in _IN_THE_WAY:
+        return _IN_THE_WAY[kind](world, pages=name in _PAGES)
     head, equals, file = kind.partition("=")
     built_in = _SYNONYMS / f"{name}.toml"
     if head != Renamed.kind or bool(equals) != bool(file):
-        known = ", ".join([Renamed.kind, f"{Renamed.kind}=FILE", *_WITHOUT_FILE])
+        known = ", ".join([Renamed.kind, f"{Renamed.kind}=FILE", *_WITHOUT_FILE, *_IN_THE_WAY])
         raise UsageError(f"changed:{kind}: unknown kind of change; known: {known}")
     if not file and not (re.fullmatch(r"\w+", name) and built_in.is_file()):
         raise UsageError(

@@ -16,6 +16,7 @@ from eexp.envs.registry import (
     NOISY,
     PROGRAM,
     SERVERS,
+    WORLD_MODEL,
     WRAPPERS,
     entry_of,
     environment_names,
@@ -23,9 +24,11 @@ from eexp.envs.registry import (
 )
 from eexp.envs.spec_options import refuse_unknown_options, split_options
 from eexp.errors import EexpError, InputError, UsageError
+from eexp.records.imagination import is_imagined
 
 _NOT_REPLAYED = "a record that was imported without --env names its format here: import it again with --env SPEC"
 _PROGRAM = f"{PROGRAM.name}:"
+_BEGINNINGS = "beginnings"  # the option of an environment from a world model that stands in place of ENV
 
 
 def open_env(spec: str) -> Environment:
@@ -41,6 +44,8 @@ def open_env(spec: str) -> Environment:
     spec = withhold_logins(spec)
     if wrapper_of(spec):
         return _open_wrapped(spec)
+    if is_imagined(spec):
+        return _open_imagined(spec, None)
     if spec.startswith(_PROGRAM):
         from eexp.envs.bridges.program import Program
 
@@ -123,6 +128,8 @@ def unsafe_in_records(spec: str) -> str | None:
         UsageError: There is no such environment.
         EexpError: The environment's class cannot be loaded.
     """
+    if is_imagined(spec):
+        return "asks a model, which a record alone may not"
     if files := wrapper_files(spec):
         return f"names the file {files[0]!r}, which a record alone may not"
     spec = without_wrappers(spec)
@@ -139,8 +146,13 @@ def unsafe_in_records(spec: str) -> str | None:
 
 
 def wrapper_of(spec: str) -> str | None:
-    """Return the name of the wrapper that a spec begins with, such as `noisy`; None for an environment without one."""
+    """Return the name of the wrapper that a spec begins with, such as `noisy`; None for an environment without one.
+
+    A world model that begins where trajectories do (`beginnings=FILE`) has no environment inside.
+    """
     name, colon, _ = spec.partition(":")
+    if name == WORLD_MODEL.name and colon and _BEGINNINGS in _split_imagined(spec)[1]:
+        return None
     return name if colon and name in WRAPPERS else None
 
 
@@ -153,6 +165,8 @@ def _open_wrapped(spec: str) -> Environment:
             from eexp.envs.noisy import Noisy
 
             env: Environment = Noisy(world, _share(spec, argument))
+        elif name == WORLD_MODEL.name:
+            env = _open_imagined(spec, world)
         else:
             from eexp.envs.changed import change
 
@@ -164,15 +178,51 @@ def _open_wrapped(spec: str) -> Environment:
     return env
 
 
+def _open_imagined(spec: str, world: Environment | None) -> Environment:
+    """Open an environment from a world model; `world`: the one that it imagines, None for recorded beginnings."""
+    from eexp.envs.imagined import ImaginedWorld, RecordedBeginnings
+
+    model, options, inner = _split_imagined(spec)
+    file = options.pop(_BEGINNINGS, None)
+    if not model or not (world or file) or (inner and file):
+        raise _wrong_form(spec, WORLD_MODEL.name)
+    refuse_unknown_options(WORLD_MODEL.name, ImaginedWorld, options, has_target=True)
+    env = ImaginedWorld(model, world or RecordedBeginnings(str(file)), **options)
+    env.spec = spec
+    return env
+
+
+def _split_imagined(spec: str) -> tuple[str, dict[str, str], str]:
+    """Return MODEL, the options, and ENV ("" without one) of `worldmodel:MODEL?KEY=VALUE&env=ENV`.
+
+    `env` stands last, so that options of ENV are its own.
+    """
+    rest = spec.partition(":")[2]
+    model, _, text = rest.partition("?")
+    own, _, inner = text.partition("env=") if text.startswith("env=") else text.partition("&env=")
+    return model, split_options(f"{WORLD_MODEL.name}?{own}"), inner
+
+
+def _wrong_form(spec: str, name: str) -> UsageError:
+    """Return the error for a wrapper's spec that has another form than the wrapper's."""
+    examples = {NOISY.name: "noisy:0.1:house", WORLD_MODEL.name: "worldmodel:hf:tiny+DIR?env=house"}
+    example = examples.get(name, "changed:names:house")
+    return UsageError(f"environment {spec!r}: expected {WRAPPERS[name].spec}, as in {example}")
+
+
 def _split_wrapper(spec: str) -> tuple[str, str, str]:
     """Return NAME, ARGUMENT and ENV of `NAME:ARGUMENT:ENV`. Raises UsageError if the spec has another form."""
     name, _, rest = spec.partition(":")
+    if name == WORLD_MODEL.name:
+        model, _, inner = _split_imagined(spec)
+        if not inner or not model:
+            raise _wrong_form(spec, name)
+        return name, spec.removeprefix(f"{name}:").removesuffix(f"env={inner}"), inner
     argument, _, inner = rest.partition(":")
     if name == NOISY.name:
         _share(spec, argument)
     if not inner or not argument:
-        example = "noisy:0.1:house" if name == NOISY.name else "changed:names:house"
-        raise UsageError(f"environment {spec!r}: expected {WRAPPERS[name].spec}, as in {example}")
+        raise _wrong_form(spec, name)
     return name, argument, inner
 
 
@@ -198,7 +248,7 @@ def unwrapped(spec: str) -> tuple[str, list[tuple[str, str]]]:
     while wrapper_of(inner):
         name, argument, inner = _split_wrapper(inner)
         wrappers.append((name, argument))
-    kinds = [name if name == NOISY.name else f"{name}:{argument.partition('=')[0]}" for name, argument in wrappers]
+    kinds = [f"{name}:{argument.partition('=')[0]}" if name == CHANGED.name else name for name, argument in wrappers]
     for kind in kinds:
         if kinds.count(kind) > 1:
             raise UsageError(f"environment {spec!r}: {kind} is given twice")
@@ -206,7 +256,7 @@ def unwrapped(spec: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 def without_wrappers(spec: str) -> str:
-    """Return ENV for `noisy:P:ENV` and `changed:KIND:ENV`, however many there are, and any other spec as it is.
+    """Return ENV for `noisy:P:ENV`, `changed:KIND:ENV` and `worldmodel:MODEL?env=ENV`, and any other spec as it is.
 
     Raises:
         UsageError: The spec begins with the name of a wrapper and has another form.
@@ -214,8 +264,13 @@ def without_wrappers(spec: str) -> str:
     return unwrapped(spec)[0]
 
 
+def imagined_env(spec: str) -> str | None:
+    """Return ENV of `worldmodel:MODEL?env=ENV`; None where recorded beginnings stand in its place."""
+    return _split_imagined(spec)[2] or None
+
+
 def wrapper_files(spec: str) -> list[str]:
-    """Return the files that the wrappers of a spec name, such as that of `changed:names=FILE:ENV`."""
+    """Return the files that the wrappers of a spec name, such as that of `changed:names=FILE:ENV`, but no models."""
     arguments = [argument for name, argument in unwrapped(spec)[1] if name == CHANGED.name]
     return [file for argument in arguments if (file := argument.partition("=")[2])]
 
@@ -242,6 +297,13 @@ class OpenEnvironments:
             UsageError: The environment of the command line does not exist.
             EexpError: The environment cannot start.
         """
+        if self.allowed and is_imagined(self.allowed) != is_imagined(spec):
+            kinds = (
+                ("in an imagined environment", "a real one")
+                if is_imagined(spec)
+                else ("in a real environment", "imagined")
+            )
+            raise InputError(f"was recorded {kinds[0]}, and {self.allowed!r} is {kinds[1]}", "$.env")
         spec = self.allowed or without_logins(spec)
         if spec not in self._open:
             try:

@@ -47,9 +47,13 @@ HOUSE = _kind("house", "the built-in household world", "worlds.house:House", lig
 PROGRAM = EnvironmentKind("exec:COMMAND", "any program that answers JSON lines: eexp-env(7)")
 CLASS = EnvironmentKind("package.module:Class", "a Python class, installed or in the working directory")
 CHANGED = EnvironmentKind(
-    "changed:KIND:ENV", "any of these, with another interface; KIND is names, names=FILE, order, confirm or fail"
+    "changed:KIND:ENV",
+    "any of these, with another interface; KIND is names, names=FILE, order, confirm, fail, dialog or split",
 )
 NOISY = EnvironmentKind("noisy:P:ENV", "any of these, with a share P of the words it shows left out")
+WORLD_MODEL = EnvironmentKind(
+    "worldmodel:MODEL?env=ENV", "any of these, as a model that was trained on its transitions imagines it"
+)
 
 KINDS = (
     HOUSE,
@@ -86,9 +90,10 @@ KINDS = (
     CLASS,
     CHANGED,
     NOISY,
+    WORLD_MODEL,
 )
-#: Environments around another one, `NAME:ARGUMENT:ENV`.
-WRAPPERS = {kind.name: kind for kind in (CHANGED, NOISY)}
+#: Environments around another one, `NAME:ARGUMENT:ENV` or, since names of models have colons, `NAME:ARGUMENT?env=ENV`.
+WRAPPERS = {kind.name: kind for kind in (CHANGED, NOISY, WORLD_MODEL)}
 
 #: Environments that are opened by their name alone, and those with a URL or a command of a server.
 BUILT_IN = {kind.name: kind for kind in KINDS if kind.path and not kind.has_target}

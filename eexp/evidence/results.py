@@ -10,6 +10,7 @@ import numpy as np
 
 from eexp.errors import InputError, UsageError
 from eexp.evidence.panels import Key, canonical_json, hash_of, key_of
+from eexp.records.imagination import refuse_imagined
 
 
 @dataclass
@@ -62,6 +63,7 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         key = key_of(e)
         trial = e.get("seed", 0)
         place = getattr(episodes, "place", name)
+        refuse_imagined(e, "success")
         if (key, trial) in trials:
             raise InputError(
                 f"{place}: task {key[1]}, trial {trial} occurs twice (first in {trials[key, trial]}); "

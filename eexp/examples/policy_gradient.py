@@ -10,6 +10,7 @@ from eexp.examples.settings import PolicySettings
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Answer, Dialogue
 from eexp.records.callbacks import Count, OnError, no_count, stop_at_error
+from eexp.records.imagination import only_real
 from eexp.records.record import example, succeeded
 
 ALIKE = "episode[s] of tasks whose episodes all did equally well"
@@ -48,7 +49,7 @@ def policy_data(
     settings = settings or PolicySettings()
     tasks: dict[str, list[dict]] = {}
     ids: set[str] = set()
-    for episode in episodes:
+    for episode in only_real(episodes, "success", on_error):
         try:
             _check(episode, style)
             if settings.turn_rewards:

@@ -12,6 +12,7 @@ from eexp.examples.settings import JUDGES, PreferenceSettings
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Dialogue
 from eexp.records.callbacks import Count, OnError, no_count, stop_at_error
+from eexp.records.imagination import only_real
 from eexp.records.outcomes import actions_to_the_end
 from eexp.records.record import example, preference, tools_at
 
@@ -88,7 +89,7 @@ def _pairs(
     """Yield the pairs of all states; the dialogue is at the state of each when it is yielded."""
     judges = open_judges(settings.worse)
     accepted = settings.worse or tuple(JUDGES.built_in)
-    for t in trajectories:
+    for t in only_real(trajectories, "what did worse", on_error):
         try:
             style.shown_tools(tools_at(t, 0))
         except InputError as e:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 from eexp.examples.reflection.situations import NOT_EXECUTED
 from eexp.examples.settings import RecoverSettings
-from eexp.records.callbacks import Count, no_count
+from eexp.records.callbacks import Count, OnError, no_count, stop_at_error
+from eexp.records.imagination import only_real
 from eexp.records.record import alternatives_of, is_only_shown, seed_of
 
 INSERTED = "mistake[s] put in"  # the counter of inserted mistakes
@@ -21,7 +22,11 @@ IMPROBABLE = "refused action[s] below --min-probability"
 
 
 def recover(
-    trajectories: Iterator[dict], settings: RecoverSettings | None = None, *, count: Count = no_count
+    trajectories: Iterator[dict],
+    settings: RecoverSettings | None = None,
+    *,
+    count: Count = no_count,
+    on_error: OnError = stop_at_error,
 ) -> Iterator[dict]:
     """Insert refused alternatives into trajectories, each followed by its answer and the state's own step.
 
@@ -30,9 +35,10 @@ def recover(
     Args:
         trajectories: Trajectories with outcomes.
         count: Called with the numbers of states and mistakes.
+        on_error: Called with a trajectory of an imagined environment.
     """
     settings = settings or RecoverSettings()
-    for trajectory in trajectories:
+    for trajectory in only_real(trajectories, "a refusal", on_error):
         steps: list[dict] = []
         for i, step in enumerate(trajectory["steps"]):
             alternatives = alternatives_of(step, settings.pool)

@@ -133,7 +133,8 @@ class Statistics:
         group.add_lengths(steps=record["steps"])
         group.tasks.add("/".join(key_of(record)))
         group.add_share("valid", record["steps"] - record.get("invalid", 0), record["steps"])
-        group.add_share("success", record["success"], 1)
+        if record["success"] is not None:
+            group.add_share("success", record["success"], 1)
         turns = record.get("transcript") or [{"action": record["id"]}]
         return key_of(record), tuple(canonical(turn["action"]) for turn in turns)
 

@@ -27,6 +27,7 @@ from eexp.formats import conversations
 from eexp.formats.base import ExportFormat
 from eexp.formats.conversations import Call, GraphBranch
 from eexp.formats.names import WHOLE
+from eexp.records.imagination import is_imagined
 from eexp.records.jsonl import Element, dumps, lines, loads
 from eexp.records.record import succeeded
 from eexp.records.types import Outcome, explain
@@ -101,7 +102,7 @@ def log_of(record: dict, alternatives: bool = False) -> Log:
     about = {k: v for k, v in record.items() if k not in (key, "final", "instruction")}
     if record.get("outcome"):
         about["outcome"] = {k: v for k, v in record["outcome"].items() if k != "observation"}
-    success = None if end is None else succeeded(end)
+    success = None if end is None or is_imagined(record["env"]) else succeeded(end)
     return Log(
         record["id"], record.get("instruction") or "", log_turns, last, success, (end or {}).get("score"), model, about
     )

@@ -51,6 +51,7 @@ class PlaySettings:
     style: PromptStyle | None = None  # the prompt style
     think: str | None = None  # "always" for a model that was trained to write thoughts, else "never"
     max_tokens: int | None = None  # tokens to allow for an answer, from the longest answer in training
+    prediction_tokens: int | None = None  # the same for an observation that a world model predicts
 
     @classmethod
     def of_run(cls, run: dict, source: str) -> PlaySettings:
@@ -77,7 +78,13 @@ class PlaySettings:
             raise InputError(f"{source}: $.prompt_style: {e}") from None
         lengths = run.get("longest_completion") or {}
         longest = max((n for kind, n in lengths.items() if kind != "world_model"), default=None)
-        return cls(style, run.get("think"), longest and math.ceil(longest * _MARGIN))
+        predicted = lengths.get("world_model")
+        return cls(
+            style,
+            run.get("think"),
+            longest and math.ceil(longest * _MARGIN),
+            predicted and math.ceil(predicted * _MARGIN),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

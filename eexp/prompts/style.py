@@ -403,6 +403,18 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
             spans.append(named_span("observation", at, len(text)))
         return Answer(text, spans)
 
+    def predicted_in(self, text: str) -> str | None:
+        """Return the observation in a model's answer, with the verdict where there is one; None without the marks."""
+        beginning, end = self.predicting.open, self.predicting.close
+        inner = text.strip()
+        if len(inner) < len(beginning.strip()) + len(end.strip()):
+            return None
+        if not (inner.startswith(beginning.strip()) and inner.endswith(end.strip())):
+            return None
+        inner = inner[len(beginning.strip()) : len(inner) - len(end.strip())]
+        lead, tail = beginning[len(beginning.rstrip()) :], end[: len(end) - len(end.lstrip())]
+        return inner.removeprefix(lead).removesuffix(tail)
+
     def verdict_in(self, text: str) -> str:
         """Return the last line of a model's answer to the request for a verdict; it may be any."""
         beginning, end = self.predicting.open.strip(), self.predicting.close.strip()

@@ -142,6 +142,8 @@ def example(
         tools: The functions that the prompt shows; None leaves the field out.
         more: Further fields, in place of those that do not apply.
     """
+    from eexp.records.imagination import imagined_by
+
     return {
         "type": "example",
         "kind": kind,
@@ -154,6 +156,7 @@ def example(
         "prompt_style": prompt_style,
         **_NOT_APPLICABLE,
         **more,
+        **({} if (world_model := imagined_by(trajectory)) is None else {"imagined": world_model}),
         "lineage": trajectory.get("lineage", []),
     }
 

@@ -58,6 +58,9 @@ _Tools = Annotated[Optional[list[Tool]], _note("the functions that the environme
 _Interface = Annotated[
     Optional[dict[str, Any]], _note("what a `changed:` environment did to the observation, by the kind of change")
 ]
+_Imagined = Annotated[
+    Optional[str], _note("fingerprint of the world model that wrote the observation; absent in a real environment")
+]
 
 
 class Outcome(Struct, kw_only=True):
@@ -74,6 +77,7 @@ class Outcome(Struct, kw_only=True):
     summary: _Summary = None
     tools: _Tools = None
     interface: _Interface = None
+    imagined: _Imagined = None
 
 
 class LaterStep(Outcome, kw_only=True):
@@ -122,6 +126,7 @@ class Step(Struct, kw_only=True):
     summary: _Summary = None
     tools: _Tools = None
     interface: _Interface = None
+    imagined: _Imagined = None
     alternatives: list[Alternative] = []
 
 
@@ -222,6 +227,10 @@ class Example(Struct, kw_only=True):
         _note("log-probability of the action after the thought, minus without (--verify); 0 if not verified"),
     ] = None
     prompt_style: _PromptStyle = None
+    imagined: Annotated[
+        Optional[str],
+        _note("fingerprint of the world model in which its trajectory was recorded; absent in a real environment"),
+    ] = None
     lineage: _Lineage = []
 
 
@@ -267,6 +276,7 @@ class Turn(Struct, kw_only=True):
     tools: _Tools = None
     admissible: Annotated[Optional[list[str]], _note("the admissible actions, where the prompt listed them")] = None
     interface: _Interface = None
+    imagined: _Imagined = None
 
 
 class Episode(Struct, kw_only=True):
@@ -280,7 +290,7 @@ class Episode(Struct, kw_only=True):
     kind: Annotated[Optional[str], _note("kind of the task, as the environment groups them")] = None
     panel: Annotated[Optional[str], _note("hash of the panel of tasks (`eexp eval --panel`)")] = None
     seed: Annotated[int, _note("number of the trial of the task, from 0")] = 0
-    success: bool
+    success: Annotated[Optional[bool], _note("null in an imagined environment, where nothing can tell")]
     score: Annotated[Optional[float], _note("0 to 1, at the end")] = None
     steps: Annotated[int, _note("number of actions taken")]
     invalid: Annotated[int, _note("number of actions that the environment refused")] = 0

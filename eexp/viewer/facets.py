@@ -52,7 +52,7 @@ def facets_of(record: dict) -> Iterator[tuple[str, str]]:
         if record.get("outcome"):
             yield "success", "yes" if finishes(record["outcome"]) else "no"
     elif kind == "episode":
-        yield "success", "yes" if record["success"] else "no"
+        yield "success", "unknown" if record["success"] is None else "yes" if record["success"] else "no"
     elif kind == "example" and record.get("transition"):
         yield "transition", record["transition"]
     elif kind == "preference" and record.get("worse"):

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import ROOT, lines, run, spawn, write
 
-from eexp.envs import Environment, open_env, unsafe_in_records, without_wrappers
-from eexp.envs.changed import _SYNONYMS, Renamed, in_the_case_of, read_synonyms
+from eexp.envs import Environment, Observation, open_env, unsafe_in_records, without_wrappers
+from eexp.envs.changed import _SYNONYMS, Renamed, change, in_the_case_of, read_synonyms
 from eexp.envs.pieces import moved, put_together
 from eexp.envs.reordering import reordered
 from eexp.envs.spec_files import named_files
@@ -25,7 +25,7 @@ from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
 from eexp.records.record import seed_of
 
 SAFE = f"exec:sh {ROOT}/examples/safe.sh"
-KINDS = ["names", "order", "confirm", "fail"]
+KINDS = ["names", "order", "confirm", "fail", "dialog", "split"]
 
 
 def tasks(split: str, n: int) -> list[dict]:
@@ -44,7 +44,9 @@ def test_the_whole_contract_is_passed_on():
     assert public <= passed_on, "what a world offers, the same world in a wrapper has to offer: eexp/envs/wrapper.py"
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "confirm:changed:fail:changed:order:noisy:0.1:changed:names"])
+@pytest.mark.parametrize(
+    "kind", [*KINDS, "dialog:changed:split:changed:confirm:changed:fail:changed:order:noisy:0.1:changed:names"]
+)
 def test_the_expert_solves_every_task_in_the_changed_words(kind):
     env, plain = open_env(f"changed:{kind}:house"), House()
     changed = 0
@@ -254,6 +256,101 @@ def test_an_action_fails_once():
     assert saved is None and env.step(action).interface is None
 
 
+# -- dialog and split ------------------------------------------------------------------------------------------------
+
+
+def covered(kind: str) -> tuple[Environment, list[Observation]]:
+    """Return an environment whose first observation is changed, and what it shows with and without the change."""
+    for task in tasks("train", 50):
+        env = open_env(f"changed:{kind}:house")
+        if (shown := env.reset(task)).interface:
+            return env, [shown, House().reset(task)]
+    raise AssertionError("nothing is changed")
+
+
+def test_a_dialog_is_closed_before_anything_else_is_done():
+    env, (shown, before) = covered("dialog")
+    assert shown.text.startswith("A dialog is in the way") and "close dialog" in shown.text and shown.valid
+    assert shown.unknown == [(0, len(shown.text))] and shown.interface == {"dialog": shown.interface["dialog"]}
+    assert (env.admissible(), env.expert()) == (["close dialog"], "close dialog")
+    still = env.step("look")
+    assert (still.text, still.valid, still.score) == (shown.text, False, 0.0)
+    assert env.step("Close dialog.").text == before.text and len(env.admissible()) > 1
+
+
+def test_a_split_text_is_read_in_two_parts():
+    env, (shown, before) = covered("split")
+    assert shown.text.endswith("\n(Part 1 of 2. The rest: show other part)") and shown.interface == {"split": 1}
+    assert env.admissible()[-1] == env.expert() == "show other part"
+    with env.fork() as fork:
+        second = fork.step("show other part")
+        assert second.interface == {"split": 2} and fork.expert() != "show other part"
+        parts = [text.rpartition("\n")[0] for text in (shown.text, second.text)]
+        assert " ".join(parts) == before.text
+        assert [second.text[a:b] for a, b in second.unknown] + [shown.text[a:b] for a, b in shown.unknown]
+        assert fork.step("show other part").text == shown.text
+    assert env.step(env.admissible()[0]).valid, "what is known need not be read"
+
+
+PAGE = 'page "Trees" /\n[1] link "home"\ntable\n  row [2] link "Yew" | [3] link "Oak"\n  row [4] link "Elm" | "[5] old"'
+
+
+class Page(Environment):
+    """A page with numbered elements, of which one is to be clicked."""
+
+    spec = "page"
+
+    def splits(self):
+        return ["train"]
+
+    def tasks(self, split):
+        return ({"id": str(n)} for n in range(20))
+
+    def reset(self, task):
+        return Observation(PAGE)
+
+    def step(self, action):
+        known = action in self.admissible()
+        return Observation(
+            "Over." if known else "No.", action == "click [4]", success=action == "click [4]", valid=known
+        )
+
+    def admissible(self):
+        return ["click [1]", "click [2]", "click [3]", "click [4]"]
+
+    def expert(self):
+        return "click [4]"
+
+
+def test_on_a_page_only_elements_that_are_shown_can_be_named():
+    env = change(Page(), "split", "web")
+    shown = next(one for one in (env.reset(task) for task in Page().tasks("train")) if one.interface)
+    assert shown.text.startswith('page "Trees" /\n[1] link') and "[4]" not in shown.text
+    assert env.expert() == "show other part" and "click [4]" not in env.admissible()
+    refused = env.step("click [4]")
+    assert not refused.valid and "There is no [4] in this part of the page" in refused.text
+    assert env.step("click [9]").text == "No.", "the page itself says so"
+    assert env.step("show other part").text.startswith('page "Trees" /\n')
+    assert env.step(env.expert()).success
+
+
+def test_a_dialog_on_a_page_has_a_button():
+    env = change(Page(), "dialog", "web")
+    shown = next(one for one in (env.reset(task) for task in Page().tasks("train")) if one.interface)
+    assert re.fullmatch(r'dialog "[^"]+"\n  \[0\] button "[^"]+"', shown.text)
+    assert not env.step("click [4]").valid and env.step(env.expert()).text == PAGE and env.expert() == "click [4]"
+
+
+@pytest.mark.parametrize("kind", ["dialog", "split"])
+def test_functions_are_not_hidden(kind):
+    class Tools(Page):
+        def reset(self, task):
+            return Observation(PAGE, tools=[{"type": "function", "function": {"name": "go"}}])
+
+    with pytest.raises(EnvironmentFailed, match="no function stands for"):
+        change(Tools(), kind, "web").reset({"id": "0"})
+
+
 # -- the pipe --------------------------------------------------------------------------------------------------------
 
 
@@ -327,9 +424,9 @@ def test_the_panel_is_that_of_the_world_and_refused_actions_go_into_the_path():
         ("changed:", "expected changed:KIND:ENV"),
         ("changed:names", "expected changed:KIND:ENV"),
         ("changed::house", "expected changed:KIND:ENV"),
-        ("changed:colour:house", "known: names, names=FILE, order, confirm, fail"),
-        ("changed:order=3:house", "known: names, names=FILE, order, confirm, fail"),
-        ("changed:names=:house", "known: names, names=FILE, order, confirm, fail"),
+        ("changed:colour:house", "known: names, names=FILE, order, confirm, fail, dialog, split"),
+        ("changed:order=3:house", "known: names, names=FILE, order, confirm, fail, dialog, split"),
+        ("changed:names=:house", "known: names, names=FILE, order, confirm, fail, dialog, split"),
         ("changed:names:textcraft", "no synonyms for textcraft"),
         (f"changed:names:{SAFE}", "no synonyms for exec:sh"),
         ("changed:order:noisy:0.1:changed:order:house", "changed:order is given twice"),

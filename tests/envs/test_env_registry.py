@@ -78,8 +78,11 @@ def test_light_environments_are_named_where_episodes_are_played_in_parallel():
     assert f"in {light_names()};" in text and f"other than {light_names()} " in text
 
 
+SCHEMES = ["agentgym:", "openenv:", "mcp:", "exec:", "changed:", "noisy:", "worldmodel:"]
+
+
 def test_a_shell_completes_names_and_beginnings():
-    assert completions("") == [*environment_names(), "agentgym:", "openenv:", "mcp:", "exec:", "changed:", "noisy:"]
+    assert completions("") == [*environment_names(), *SCHEMES]
     assert completions("a") == ["alfworld", "appworld", "agentgym:"]
     assert completions("nothing") == []
 

@@ -10,18 +10,21 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from leftovers import MARK, marked, none_left
 from running import ROOT, run
 
+from eexp.acting.demonstration import replayed_demonstration
 from eexp.envs import open_env, unsafe_in_records
 from eexp.envs.spec_files import named_files
 from eexp.envs.worlds.browser import chromium, judging
 from eexp.envs.worlds.browser.judging import Ending
-from eexp.envs.worlds.browser.lines import Line, View
+from eexp.envs.worlds.browser.lines import KEYS, Line, View, keys_of
+from eexp.envs.worlds.browser.recording import RecordedPage
 from eexp.envs.worlds.browser.scripted import ScriptedAction
 from eexp.envs.worlds.browser.web_tasks import Judge, QueryResult, read_web_tasks
 from eexp.envs.worlds.web import texts_of_lines
@@ -303,6 +306,115 @@ def test_a_page_its_windows_and_its_actions(web):
     for wrong in ("", "xyzzy", "open example.com", "click 3", "scroll left"):
         observation = web.step(wrong)
         assert not observation.valid and "Actions: click [ID]" in observation.text
+
+
+class Person:
+    """A person in a recorded page, whose mouse and keys are events of the DevTools protocol.
+
+    Args:
+        does: Yields when the person waits for what comes of an action; returns the last one.
+    """
+
+    def __init__(self, does: Callable[[Person], Generator[None, None, str]], page: RecordedPage):
+        self.page, self._does = page, does(self)
+
+    def ended(self) -> str | None:
+        """Do the next thing."""
+        try:
+            return next(self._does)
+        except StopIteration as end:
+            return end.value
+
+    def sees(self, address: str, holds: str = "true") -> Generator[None, None, None]:
+        """Wait for a document, and until an expression holds in it."""
+        deadline = time.monotonic() + 30
+        while not self.page.loaded_url.endswith(address) or not self.page.evaluate(holds):
+            assert time.monotonic() < deadline, (self.page.loaded_url, address, holds)
+            yield
+        for _ in range(3):  # what else comes of it
+            yield
+
+    def click(self, element: str) -> None:
+        box = f"(r => ({{x: r.x + r.width / 2, y: r.y + r.height / 2}}))({element}.getBoundingClientRect())"
+        self.page.click(**self.page.evaluate(box))
+
+    def type(self, text: str) -> None:
+        self.page.press(*keys_of(text))
+
+    def back(self) -> None:
+        """Use the browser's own button."""
+        history = self.page._call_all(("Page.getNavigationHistory", {}))[0]
+        before = history["entries"][history["currentIndex"] - 1]["id"]
+        self.page._call_all(("Page.navigateToHistoryEntry", {"entryId": before}))
+
+
+def puts_a_note(person: Person) -> Generator[None, None, str]:
+    person.click("document.links[0]")
+    yield from person.sees("/script")
+    person.back()
+    yield from person.sees("test/")
+    person.page.open("http://site.test/form")  # in the bar for addresses
+    yield from person.sees("/form")
+    person.click("word")  # the label of a box
+    person.click("document.querySelectorAll('button')[1]")  # which clicks by script, so that the box is empty again
+    yield from person.sees("/form", "!box.checked")
+    person.click("word")
+    person.page.evaluate("size.focus()")
+    person.type("l")
+    person.page.evaluate("kinds.focus()")
+    person.page.press(KEYS["ARROW_DOWN"])
+    person.click("document.querySelectorAll('button')[0]")
+    yield from person.sees("/form", "result.textContent.startsWith('true,large,red,')")
+    person.page.open("http://site.test/")
+    yield from person.sees("test/")
+    person.click("document.querySelectorAll('input')[1]")
+    person.type("mil")
+    yield from person.sees("test/", "document.querySelectorAll('input')[1].value === 'mil'")
+    person.type("k\n")
+    yield from person.sees("test/", "document.body.textContent.includes('milk')")
+    return "stop []"
+
+
+@needs_browser
+def test_what_a_person_does_becomes_a_demonstration(web):
+    task = web.task_named("note")
+    recorder = web.recorder(task, window=False)
+    shown: list[str] = []
+    script = recorder.record(Person(puts_a_note, recorder.page).ended, shown.append)
+    assert script == [
+        'click link "Script"',
+        "go back",
+        "open /form",
+        'click checkbox "Fresh"',
+        'click button "By script"',
+        'click checkbox "Fresh"',
+        'select combobox #size -> "large"',
+        'select listbox #kinds -> "red"',
+        'click button "Show"',
+        "go back",  # to the address before, which is the one that was typed
+        'type textbox "Put" -> "milk"',
+        "key ENTER",
+        "stop []",
+    ]
+    assert shown[:2] == script[:2] and all(str(ScriptedAction.of(line)) == line for line in script)
+    web.demonstrate(task, script)
+    trajectory = replayed_demonstration(web, task)
+    assert trajectory["outcome"]["success"] and len(trajectory["steps"]) == len(script)
+    web.demonstrate(task, script[:-3])
+    with pytest.raises(EnvironmentFailed, match=r"does not do the task: its score is 0\.33"):
+        replayed_demonstration(web, task)
+    web.demonstrate(task, ['click link "Nowhere"'])
+    with pytest.raises(EnvironmentFailed, match="stops at its beginning: the next element is not on the page"):
+        replayed_demonstration(web, task)
+    web.demonstrate(task, [])
+
+
+@needs_browser
+def test_a_window_needs_a_display(tmp_path, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    run("env", "record", f"web?tasks={write_tasks(tmp_path)}&run=yes").one_error(1, "no display for a window")
+    run("env", "record", "house").one_error(2, "only web sites are recorded")
 
 
 @needs_browser

@@ -114,7 +114,10 @@ def test_a_command_has_help_and_an_example_that_parses(name):
         parse(words)
 
 
-@pytest.mark.parametrize("name", [name for name in commands if " " in name])
+NEEDS_A_PERSON = {"env record"}
+
+
+@pytest.mark.parametrize("name", [name for name in commands if " " in name and name not in NEEDS_A_PERSON])
 def test_the_example_of_a_subcommand_runs(name, tmp_path):
     """Run the example as it stands; tests/commands/test_cli.py does the same for the other commands."""
     _, _, example = inspect.cleandoc(commands[name].help).partition("\b\nExample:\n")

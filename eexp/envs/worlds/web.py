@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from eexp.envs.base import Environment, Observation
 from eexp.envs.spec_options import option_error, parse_choice, parse_step_limit
 from eexp.envs.worlds.browser import chromium
@@ -33,6 +35,7 @@ from eexp.envs.worlds.browser.lines import (
 )
 from eexp.envs.worlds.browser.page_actions import use
 from eexp.envs.worlds.browser.pictures import Pictures
+from eexp.envs.worlds.browser.recording import RECORDING, RecordedPage, Recorder
 from eexp.envs.worlds.browser.scripted import ScriptedAction
 from eexp.envs.worlds.browser.site import Site
 from eexp.envs.worlds.browser.site_page import SitePage
@@ -107,6 +110,7 @@ class Web(Environment):
         self._task: WebTask | None = None
         self._episode: object = None
         self._refused: Counter[str] = Counter()
+        self._demonstrations: dict[str, list[str]] = {}  # by the id of the task, in place of those of the file
         self.ways = {"loaded": 0, "repeated": 0}  # how often a state was restored by loading, and by the whole episode
 
     def _allow(self, tasks: str, run: bool, url: str) -> None:
@@ -152,6 +156,8 @@ class Web(Environment):
 
         self._do("reset", begin)
         self._trail, self._task = (), found
+        if script := self._demonstrations.get(found.id):
+            self._task = structs.replace(found, expert=script)
         return self._observe()
 
     # -- acting ------------------------------------------------------------------------------------------------------
@@ -344,6 +350,33 @@ class Web(Environment):
         assert self._task is not None and self._task.expert is not None and self._followed is not None
         script = self._task.expert
         return action == "scroll down" and (self._followed >= len(script) or script[self._followed] != action)
+
+    def demonstrate(self, task: dict, script: list[str]) -> None:
+        """Let the expert of a task follow a demonstration in place of the one in the file, from the next reset on."""
+        self._demonstrations[self._tasks.find(task).id] = script
+
+    def recorder(self, task: dict, window: bool = True) -> Recorder:
+        """Open a task for a person, whose actions are recorded. `close` ends it, too.
+
+        Args:
+            window: Whether it is shown; without, it is for programs that send it a person's events.
+
+        Raises:
+            EexpError: There is no display.
+        """
+        self.close()
+        found = self._tasks.find(task)
+
+        def begin() -> Recorder:
+            self._browser = chromium.Browser(self._limit, self._sandbox, self._site.address, window)
+            self._site.begin()
+            script = _SCRIPT.read_text() + RECORDING.read_text()
+            page = RecordedPage(self._browser, script, WIDTH, HEIGHT, self._site.address, self._file.site.hide)
+            if window:
+                page.show_whole(WIDTH, HEIGHT)
+            return Recorder(page, found.instruction, self._site.address.origin + found.start)
+
+        return self._do("record", begin)
 
     # -- states ------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Run Chromium without a window and drive its pages over the DevTools protocol, through a pair of pipes.
+"""Run Chromium, as a rule without a window, and drive its pages over the DevTools protocol, through a pair of pipes.
 
 There is no driver and no port that another user of the machine could connect to. The browser is a guarded child of this
 process (eexp/system/child.py): however this process ends, all of Chromium's processes are killed and its directory,
@@ -56,6 +56,11 @@ _OPTIONS = (
     "--lang=en-US",
     "--proxy-server=127.0.0.1:9",  # reaches nothing, nor do addresses that need no resolving
 )
+#: The same for a browser with a window.
+_WINDOW_OPTIONS = (
+    *(option for option in _OPTIONS if option not in ("--headless", "--hide-scrollbars")),
+    "--ozone-platform-hint=auto",
+)
 _NO_HOST = "MAP * ~NOTFOUND"  # no host has an address: pages reach no network
 #: The protocol is on the descriptors 3 and 4, which the shell makes of its standard input and output.
 _START = 'exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null'
@@ -72,6 +77,13 @@ def find_chromium() -> str:
 def sandbox_options(sandbox: bool) -> tuple[str, ...]:
     """Return the options about Chromium's sandbox, which is left out for root: Chromium would refuse to start."""
     return () if sandbox and os.geteuid() != 0 else ("--no-sandbox",)
+
+
+def _display() -> dict[str, str]:
+    """Return the variables that a window needs beside those there are. Raises EexpError where there is no display."""
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise EexpError("no display for a window: DISPLAY is not set; use a desktop, `ssh -X` or `xvfb-run`")
+    return {"XAUTHORITY": os.environ.get("XAUTHORITY") or os.path.expanduser("~/.Xauthority")}
 
 
 def _place() -> str:
@@ -115,14 +127,15 @@ class Browser:
         limit: Seconds for one answer.
         sandbox: Whether to use Chromium's sandbox, which root cannot.
         site: The one site that its pages reach; None for none.
+        window: Whether a person sees its pages.
 
     Raises:
-        EexpError: There is no Chromium, or it does not start.
+        EexpError: There is no Chromium, or it does not start, or there is no display for its window.
     """
 
     users = 1  # how many environments use it
 
-    def __init__(self, limit: float, sandbox: bool = True, site: SiteAddress | None = None):
+    def __init__(self, limit: float, sandbox: bool = True, site: SiteAddress | None = None, window: bool = False):
         program = find_chromium()
         self.limit = limit
         self._numbers = itertools.count(1)
@@ -134,7 +147,12 @@ class Browser:
         directory = tempfile.mkdtemp(prefix="eexp-chromium-", dir=_place())
         # Everything that it writes lies in this directory, which goes with it.
         own = {"HOME": directory, "TMPDIR": directory, "XDG_CONFIG_HOME": directory, "XDG_CACHE_HOME": directory}
-        options = [*_OPTIONS, *(site.options if site else (f"--host-resolver-rules={_NO_HOST}",))]
+        if window:
+            own |= _display()
+        options = [
+            *(_WINDOW_OPTIONS if window else _OPTIONS),
+            *(site.options if site else (f"--host-resolver-rules={_NO_HOST}",)),
+        ]
         command = ["sh", "-c", _START, program, *options, *sandbox_options(sandbox), f"--user-data-dir={directory}"]
         self._stderr = tempfile.TemporaryFile()
         self._child = Child(

@@ -502,6 +502,12 @@
 
     read,
 
+    // The number of an element, or of the nearest one around it that has one; null where none has.
+    numberOf(el) {
+      for (let one = el; one; one = one.parentElement) if (ids.has(one)) return ids.get(one);
+      return null;
+    },
+
     // Scroll an element into view where it has to be; return where to click on it, null where it cannot be clicked.
     async locate(id) {
       const el = elementOf(id);

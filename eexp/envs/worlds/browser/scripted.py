@@ -7,7 +7,7 @@ An element is named by its role and its name, or its role and what it is called 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eexp.envs.worlds.browser.lines import Line, quoted, unquoted
 
@@ -53,6 +53,29 @@ class ScriptedAction:
             return None
         action = f"{self.verb} [{found[self.nth - 1].id}]"
         return action if self.text is None else f"{action} {quoted(self.text)}"
+
+    @classmethod
+    def naming(cls, verb: str, line: Line, lines: list[Line], text: str | None = None) -> ScriptedAction:
+        """Return the action with which `on` finds an element on a page.
+
+        Args:
+            verb: click, hover, type or select.
+            line: The element, which is one of `lines`.
+            text: What is typed or selected.
+        """
+        name, source = line.name or None, None if line.name or not line.source else line.source
+        action = cls(verb, str(line.role), name, source, 1, text)
+        alike = [one.id for one in lines if one.id is not None and action._names(one)]
+        return replace(action, nth=alike.index(line.id) + 1)
+
+    def __str__(self) -> str:
+        """Return the line that describes the action."""
+        if self.other:
+            return self.other
+        name = "" if self.name is None else f" {quoted(self.name)}"
+        name = f" {self.source}" if self.source else name
+        text = "" if self.text is None else f" -> {quoted(self.text)}"
+        return f"{self.verb} {self.role}{name}{f' ({self.nth})' if self.nth > 1 else ''}{text}"
 
     def _names(self, line: Line) -> bool:
         if line.role != self.role:

@@ -1,0 +1,272 @@
+"""`worldmodel:MODEL?env=ENV`: an environment that a model imagines, its marks, and what refuses its records."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import pytest
+from running import lines, read, run, write
+
+from eexp.acting.accuracy import Accuracy, accuracy
+from eexp.acting.by_hand import play_by_hand
+from eexp.acting.rollout import rollout
+from eexp.envs import open_env, unsafe_in_records, without_wrappers
+from eexp.envs.imagined import Imagination, ImaginedWorld, RecordedBeginnings, WorldModelFailed
+from eexp.envs.opening import OpenEnvironments
+from eexp.envs.worlds.house import House
+from eexp.errors import InputError, UsageError
+from eexp.examples.imitation import imitation_data
+from eexp.examples.settings import WorldModelSettings
+from eexp.examples.world_model import world_model_data
+from eexp.models.base import Draw, Model, PlaySettings, Sample, Samples
+from eexp.prompts import PromptStyle, get_style, style_from_dict
+from eexp.records.imagination import is_imagined
+from eexp.records.types import check
+from eexp.workers.jobs import InProcess
+
+SPEC = "worldmodel:tiny?env=house"
+REACT = get_style("react")
+SHORT = style_from_dict(
+    REACT.as_dict() | {"name": "short", "history": {"steps": 2, "observation_characters": 12}}
+)  # a window of the history, and cut observations in it
+
+
+class Recalling(Model):
+    """A world model that knows the answer to the prompts of some examples, and no other."""
+
+    fingerprint = "sha256:recalled"
+
+    def __init__(self, examples: Iterable[dict]):
+        super().__init__()
+        self.answers = {json.dumps(e["prompt"]): e["completion"][0]["content"] for e in examples}
+
+    def answer(self, groups: Iterable[Sequence[Draw]]) -> Iterator[list[Samples]]:
+        for group in groups:
+            yield [[Sample(self.answers.get(json.dumps(draw.prompt), "I do not know."))] for draw in group]
+
+
+def imagined(trajectories: list[dict], style: PromptStyle = REACT, verdict: bool = False, spec: str = SPEC):
+    """Return `house` as a world model imagines it that knows all that is recorded."""
+    settings = WorldModelSettings(max_repeats=None, max_invalid_fraction=1, verdict="after" if verdict else None)
+    model = Recalling(world_model_data(iter(trajectories), style, settings))
+    env = ImaginedWorld("tiny", House())
+    env.spec = spec
+    env._imagination.append(Imagination(model, style, verdict, 99))
+    return env
+
+
+@pytest.fixture(scope="module")
+def recorded(data) -> list[dict]:
+    return read(data["rollout"])
+
+
+@pytest.mark.parametrize("verdict", [False, True])
+@pytest.mark.parametrize("style", [REACT, SHORT], ids=lambda style: style.name)
+def test_the_model_is_asked_what_it_was_trained_on(recorded, style, verdict):
+    env = imagined(recorded, style, verdict)
+    compared = list(accuracy(recorded, env, "house"))
+    assert [one["id"] for one in compared] == [t["id"] for t in recorded]
+    for one, trajectory in zip(compared, recorded):
+        assert one["right"] == [True] * len(trajectory["steps"]) and one["first_difference"] is None
+        assert one.get("verdicts", one["right"]) == one["right"] and not one["failed"]
+        assert one["undetermined"] == [
+            i for i, s in enumerate([*trajectory["steps"][1:], trajectory["outcome"]], 1) if s["unknown"]
+        ]
+
+
+@pytest.mark.parametrize("verdict", [False, True])
+def test_an_episode_is_imagined_step_by_step(recorded, verdict):
+    env, trajectory = imagined(recorded, verdict=verdict), recorded[0]
+    first = env.reset(trajectory["task"])
+    assert (first.text, first.imagined) == (trajectory["steps"][0]["observation"], None)
+    assert env.instruction() == trajectory["instruction"] and env.admissible() == trajectory["steps"][0]["admissible"]
+    for step, after in zip(trajectory["steps"], [*trajectory["steps"][1:], trajectory["outcome"]]):
+        state = env.save()
+        for alternative in step["alternatives"]:
+            with env.fork() as fork:
+                assert fork.step(alternative["action"]).text == alternative["outcome"]["observation"]
+            assert env.step(alternative["action"]).text == alternative["outcome"]["observation"]
+            env.restore(state)
+        observation = env.step(step["action"])
+        assert (observation.text, observation.imagined) == (after["observation"], "sha256:recalled")
+        assert (observation.score, observation.success, observation.unknown) == (None, None, None)
+        assert env.admissible() is None and env.expert() is None and env.explain() is None
+    assert observation.done == verdict, "only verdicts tell that an episode is over"
+    if verdict:
+        assert not env.step("look").valid
+    env.reset(trajectory["task"])
+    with pytest.raises(WorldModelFailed, match=r"is no observation: 'I do not know\.'"):
+        env.step("fly")
+
+
+def test_what_is_no_answer_is_an_error(recorded):
+    observation = imagined(recorded, verdict=True).imagination.observation
+    assert observation(Sample("<next_state>\nNo.\ninvalid\n</next_state>")).valid is False
+    with pytest.raises(WorldModelFailed, match="ends with 'Doors', which is no verdict; leave out verdict=yes"):
+        observation(Sample("<next_state>\nA room.\nDoors\n</next_state>"))
+    with pytest.raises(WorldModelFailed, match="was cut off after 99 tokens"):
+        observation(Sample("<next_state>\nA room. A room.", finished=False))
+    plain = imagined(recorded).imagination.observation
+    assert plain(Sample("<next_state>\n\n a \n\n</next_state>")).text == "\n a \n", "only the marks are taken off"
+    trained = PlaySettings.of_run({"longest_completion": {"world_model": 40, "imitation": 8}}, "eexp.json")
+    assert (trained.max_tokens, trained.prediction_tokens) == (10, 50)
+
+
+# -- records -----------------------------------------------------------------------------------------------------------
+
+
+def played(env: ImaginedWorld, trajectory: dict) -> dict:
+    """Return the episode of a person who takes the recorded actions in an imagined environment."""
+    actions = iter([step["action"] for step in trajectory["steps"]])
+    return play_by_hand(env, trajectory["task"], lambda: next(actions, ""), lambda text: None)
+
+
+def test_records_are_marked_and_lead_to_marked_examples(recorded):
+    env = imagined(recorded)
+    trajectory = check(played(env, recorded[0]), "trajectory")
+    assert trajectory["env"] == SPEC and trajectory["outcome"]["imagined"] == "sha256:recalled"
+    assert "success" not in trajectory["outcome"] and trajectory["outcome"]["score"] is None
+    for step, before in zip(trajectory["steps"], recorded[0]["steps"]):
+        step["alternatives"] = [{**a, "outcome": None} for a in before["alternatives"]]
+    (executed,) = rollout(iter([trajectory]), InProcess(lambda spec: env))
+    outcomes = [a["outcome"] for step in executed["steps"] for a in step["alternatives"]]
+    assert outcomes and all(outcome["imagined"] == "sha256:recalled" for outcome in outcomes)
+    examples = list(imitation_data(iter([executed]), REACT))
+    assert examples and all(check(e, "example")["imagined"] == "sha256:recalled" for e in examples)
+    assert all("imagined" not in e for e in imitation_data(iter(recorded), REACT))
+
+
+@pytest.fixture
+def files(recorded, tmp_path) -> dict[str, str]:
+    """Files of an imagined trajectory and an imagined episode, and of real ones, by name."""
+    trajectory = played(imagined(recorded), recorded[0])
+    turns = [{"observation": s["observation"], "action": s["action"], "valid": True} for s in trajectory["steps"]]
+    episode = {"type": "episode", "success": None, "score": None, "steps": len(turns), "transcript": turns}
+    episode |= {key: trajectory[key] for key in ("id", "env", "task", "instruction")}
+    episode |= {"final": trajectory["outcome"]["observation"]}
+    named = {"trajectory": [trajectory], "episode": [check(episode, "episode")], "real": recorded[:1]}
+    return {name: str(write(tmp_path / name, records)) for name, records in named.items()}
+
+
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        (["recover", "trajectory"], "$.env: a refusal of an imagined environment"),
+        (["preference-data", "trajectory"], "what did worse of an imagined environment"),
+        (["policy-data", "episode"], "success of an imagined environment"),
+        (["compare", "episode"], "success of an imagined environment"),
+        (["power", "episode"], "success of an imagined environment"),
+        (["correct", "--env", SPEC, "episode"], "a failed turn of an imagined environment"),
+        (["reward", "--env", SPEC, "episode"], "progress of an imagined environment"),
+        (["import", "episodes", "--success", "--no-replay", "episode"], "success of an imagined environment"),
+        (["rollout", "-j", 1, "trajectory"], "asks a model, which a record alone may not; allow it with --env"),
+        (
+            ["rollout", "-j", 1, "--env", "house", "trajectory"],
+            "was recorded in an imagined environment, and 'house' is",
+        ),
+        (["rollout", "-j", 1, "--env", SPEC, "real"], f"was recorded in a real environment, and {SPEC!r} is imagined"),
+        (["env", "accuracy", SPEC, "trajectory"], "an observation of an imagined environment"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_needs_the_truth_refuses_imagined_records(files, command, words):
+    run(*(files.get(str(word), word) for word in command)).one_error(3, words)
+
+
+def test_an_imagined_record_is_shown_and_counted_as_one(files):
+    shown = run("show", files["episode"]).ok().out.decode()
+    assert "imagined, score None" in shown and "failure" not in shown
+    assert "success" not in run("stats", "--json", files["episode"]).ok().records[0].get("shares", {})
+    own = run("import", "episodes", "--no-replay", files["episode"]).ok().records
+    assert own[0]["outcome"]["success"] is None and own[0]["env"] == SPEC
+    run("import", "messages", "--env", SPEC, files["real"]).one_error(2, "shows nothing of a record")
+    run("expert", SPEC, "-n", 1).one_error(2, "has no expert")
+
+
+def test_an_untrained_model_is_no_world_model():
+    refused = run("eval", SPEC, "-m", "random", "-n", 1, "--max-steps", 1)
+    assert refused.code == 1 and "the world model's answer is no observation: 'Action:" in refused.err
+
+
+# -- specs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spec, words",
+    [
+        ("worldmodel:", "expected worldmodel:MODEL?env=ENV"),
+        ("worldmodel:tiny", "expected worldmodel:MODEL?env=ENV"),
+        ("worldmodel:?env=house", "expected worldmodel:MODEL?env=ENV"),
+        ("worldmodel:tiny?env=", "expected worldmodel:MODEL?env=ENV"),
+        ("worldmodel:tiny?beginnings=a.jsonl&env=house", "expected worldmodel:MODEL?env=ENV"),
+        ("worldmodel:no-model?env=house", "unknown model 'no-model'"),
+        ("worldmodel:tiny?env=no-such", "unknown environment 'no-such'"),
+        ("worldmodel:tiny?colour=red&env=house", "worldmodel has no option 'colour'"),
+        ("worldmodel:tiny?verdict=perhaps&env=house", "worldmodel?verdict=perhaps: expected yes or no"),
+        ("worldmodel:tiny?max_tokens=0&env=house", "worldmodel?max_tokens=0: expected a number above 0"),
+        (f"worldmodel:tiny?env={SPEC}", "worldmodel is given twice"),
+    ],
+)
+def test_malformed_specs_are_refused(spec, words):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        open_env(spec)
+
+
+def test_the_environment_inside_keeps_its_own_options():
+    spec = "noisy:0.1:worldmodel:http://a:8/v1#m?verdict=yes&env=changed:order:babyai?level=GoTo&size=9"
+    assert without_wrappers(spec) == "babyai?level=GoTo&size=9" and is_imagined(spec)
+    assert "asks a model" in (unsafe_in_records(spec) or "")
+    assert not is_imagined("exec:./world.sh worldmodel:") and not is_imagined("changed:names:house")
+    with OpenEnvironments("house") as environments, pytest.raises(InputError, match="recorded in an imagined"):
+        environments.get(spec)
+
+
+def test_it_may_begin_where_trajectories_do(recorded, tmp_path):
+    file = write(tmp_path / "real", recorded)
+    env = imagined(recorded)
+    env.world = RecordedBeginnings(str(file))
+    (split,) = env.splits()
+    task, *_ = tasks = list(env.tasks(split))
+    assert [one["id"] for one in tasks] == [t["id"] for t in recorded]
+    assert env.reset(task).text == recorded[0]["steps"][0]["observation"]
+    assert env.instruction() == recorded[0]["instruction"] and env.admissible() is None
+    assert env.step(recorded[0]["steps"][0]["action"]).text == recorded[0]["steps"][1]["observation"]
+    with pytest.raises(InputError, match="has no trajectory 'none'"):
+        env.reset({"id": "none"})
+    opened = open_env(f"worldmodel:tiny?beginnings={file}")
+    assert len(list(opened.tasks(split))) == 3 and opened.has("fork") and not opened.has("expert")
+
+
+# -- accuracy ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_survival_curve_counts_episodes_that_end():
+    total = Accuracy()
+    for right in ([True, False, True], [True], [True, True, True], [False, True]):
+        first = next((i for i, same in enumerate(right, 1) if not same), None)
+        total.add({"right": right, "first_difference": first, "undetermined": [2], "failed": []})
+    # of four, one differs at step 1; of the two that go on without a difference, one at step 2
+    assert total.survival() == pytest.approx({1: 3 / 4, 2: 3 / 8, 3: 3 / 8})
+    assert {step: total.right[step] / total.reached[step] for step in total.reached} == {1: 3 / 4, 2: 2 / 3, 3: 1}
+    text = "\n".join(total.lines())
+    assert "episodes: 4; without a difference: 2" in text and "step 1.5 (median)" in text
+    assert "steps that the episode so far determines: 5 of 6 right" in text
+    assert Accuracy().lines() == ["no episodes"]
+
+
+def test_accuracy_reads_episodes_too(recorded, data):
+    env = imagined(recorded, verdict=True)
+    episodes = list(islice(read(data["episodes"]), 2))
+    compared = list(accuracy(episodes, env, "house"))
+    assert all(len(one["right"]) == e["steps"] and one["failed"] for one, e in zip(compared, episodes))
+    assert all(one["verdicts"][-1] is None for one, e in zip(compared, episodes) if not e["success"])
+    with pytest.raises(InputError, match="is of 'house', and 'reactions' is imagined"):
+        list(accuracy(episodes, env, "reactions"))
+    run("env", "accuracy", "house", data["expert"]).one_error(2, "expected an imagined environment")
+    table = run("env", "accuracy", SPEC, data["expert"]).ok().out.decode()
+    assert re.search(r"^ all +\d+ +0\.0%$", table, re.MULTILINE) and "steps without an observation" in table
+    printed = run("env", "accuracy", SPEC, "--json", stdin=lines(recorded[:1])).ok().records
+    assert printed[0]["first_difference"] == 1 and not any(printed[0]["right"])
