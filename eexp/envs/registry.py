@@ -59,6 +59,7 @@ KINDS = (
     HOUSE,
     _kind("textcraft", "crafting by listed commands", "worlds.textcraft:TextCraft", light=True),
     _kind("reactions", "a hidden table to learn from outcomes", "worlds.reactions:Reactions", light=True),
+    _kind("shop", "a shop in WebShop's terms", "worlds.shop:Shop", light=True),
     _kind("bfcl", "BFCL's multi-turn tasks", "worlds.bfcl:BFCL", "bfcl-eval: docs/environments/bfcl.md", light=True),
     _kind("babyai", "BabyAI in words", "worlds.babyai:BabyAI", "eexp[babyai]", light=True),
     _kind("tau?path=DIR", "tau-bench: customer service with tools", "worlds.tau:Tau", "a checkout of it", light=True),

@@ -1,13 +1,18 @@
 # WebShop: appendix B.2 of the paper, and envs/webshop of the release (docs/paper.md).
 #
-# It is played on a server of AgentGym (docs/environments/agentgym.md), which has no expert. The paper's demonstrations
-# are those of people who used WebShop; here they are a file of AgentTraj-L, or what another EXPERT writes. The paper
-# does not say how many actions the policy proposes at each of its three temperatures: one is what its 7.95 transitions
-# in a state suggest. Its reflections are on states of demonstrations of fewer than 15 steps, which is not done here.
+# It is played in `shop`, a shop in WebShop's terms with a catalogue and an expert of its own (docs/environments/shop.md).
+# With SERVER, TEST_TASKS and DEMONSTRATIONS, it is WebShop itself on a server of AgentGym (docs/environments/agentgym.md),
+# which has no expert. The paper's demonstrations are those of people who used WebShop; with a server they are a file of
+# AgentTraj-L, or what another EXPERT writes. The paper does not say how many actions the policy proposes at each of its
+# three temperatures: one is what its 7.95 transitions in a state suggest. Its reflections are on states of
+# demonstrations of fewer than 15 steps, which is not done here.
+ifneq (,$(SERVER)$(TEST_TASKS)$(DEMONSTRATIONS))
 SERVER ?= http://localhost:36001
 NEEDS := TEST_TASKS DEMONSTRATIONS
 ENV ?= agentgym:$(SERVER)?env=webshop&test=$(TEST_TASKS)
 EXPERT ?= eexp import agenttraj '$(DEMONSTRATIONS)' --env '$(ENV)' --success
+endif
+ENV ?= shop
 
 paper.TRAJECTORIES   := 1571 [B.2]
 release.TRAJECTORIES := -
