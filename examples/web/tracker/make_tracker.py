@@ -126,6 +126,7 @@ def make(home: Path, template: str) -> None:
     init.install(str(home), str(templates / template))
     (home / "interfaces.py").write_text(CLOCK)
     (home / "detectors" / "nosyreaction.py").unlink()  # it sends mail
+    (home / "static" / "simplemde.min.js").unlink(missing_ok=True)  # an editor that draws its text; a plain field stays
     config = CoreConfig()
     for name, value in {
         "TRACKER_NAME": "Town Bikes",

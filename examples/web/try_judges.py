@@ -1,0 +1,96 @@
+"""Try the judges of a file of tasks: on each demonstration, which they must accept, and on wrong endings, which they must not.
+
+python try_judges.py 'web?tasks=FILE&run=yes' [TASK ...]
+
+The wrong endings: to stop at once; the demonstration without its last action, where more than an answer is asked for;
+the demonstration with a wrong answer, where one is asked for; and the next task's demonstration, with its own answer.
+Prints a line for each task and those that failed. Exits with 1 if there are any.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+
+from eexp.envs import open_env
+from eexp.envs.worlds.browser.scripted import ScriptedAction
+from eexp.envs.worlds.browser.web_tasks import WebTask
+from eexp.envs.worlds.web import Web
+
+WRONG = "stop [none of the answers]"
+
+
+def script_of(task: WebTask) -> list[str]:
+    """Return a task's demonstration, which ends with `stop`."""
+    script = list(task.expert or [])
+    return script if script and script[-1].startswith("stop") else [*script, "stop []"]
+
+
+def wrong_endings(task: WebTask, other: WebTask | None) -> Iterator[tuple[str, list[str]]]:
+    """Yield ways to end a task wrongly: what is wrong, and the actions."""
+    *path, stop = script_of(task)
+    asks = any(judge.kind == "answer" for judge in task.judge)
+    yield "nothing", ["stop []"]
+    if asks:
+        yield "wrong answer", [*path, WRONG]
+    if path and any(judge.kind != "answer" for judge in task.judge):
+        yield "cut", [*path[:-1], stop]
+    if other is not None:
+        yield f"path of {other.id}", script_of(other)
+
+
+def play(env: Web, task: WebTask, script: list[str]) -> tuple[bool, str]:
+    """Play a script as far as its elements are there, then stop. Return whether the task was done, and the last page."""
+    text = env.reset(env.task_named(task.id)).text
+    for line in script:
+        action = ScriptedAction.of(line)
+        while (found := action.on(env._visible().lines)) is None:
+            if not env.step("scroll down").valid:
+                break
+        if found is None:
+            if action.other == "" and line != script[-1]:
+                continue
+            break
+        observation = env.step(found)
+        if observation.done:
+            return bool(observation.success), text
+        text = observation.text
+    return bool(env.step("stop []").success), text
+
+
+def try_task(env: Web, task: WebTask, other: WebTask | None) -> list[str]:
+    """Return what the judges of a task get wrong."""
+    problems = []
+    done, page = play(env, task, script_of(task))
+    if not done:
+        problems.append(f"{task.id}: the demonstration is not accepted; it ended at:\n{page}")
+    for name, script in wrong_endings(task, other):
+        if play(env, task, script)[0]:
+            problems.append(f"{task.id}: accepted: {name}: {script}")
+    return problems
+
+
+def pairs(tasks: list[WebTask]) -> Iterator[tuple[WebTask, WebTask | None]]:
+    """Yield every task with the next one that begins at the same address in the same way."""
+    for n, task in enumerate(tasks):
+        others = [other for other in tasks[n + 1 :] + tasks[:n] if (other.start, other.before) == (task.start, task.before)]
+        yield task, others[0] if others else None
+
+
+def main(spec: str, names: list[str]) -> int:
+    problems = []
+    with open_env(spec) as env:
+        assert isinstance(env, Web)
+        for task, other in pairs(env._file.task):
+            if names and not any(re.fullmatch(name, task.id) for name in names):
+                continue
+            found = try_task(env, task, other)
+            print(f"{task.id}: {'FAILED' if found else 'ok'}", flush=True)
+            print(*found, sep="\n", end="\n" if found else "", flush=True)
+            problems += found
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
