@@ -1,6 +1,6 @@
-"""Try the judges of a file of tasks: on each demonstration, which they must accept, and on wrong endings, which they must not.
+"""Try the judges of web tasks: on demonstrations, which they must accept, and on wrong endings, which they must not.
 
-python try_judges.py 'web?tasks=FILE&run=yes' [TASK ...]
+python try_judges.py 'web?tasks=FILE&run=yes' [--split SPLIT] [TASK ...]
 
 The wrong endings: to stop at once; the demonstration without its last action, where more than an answer is asked for;
 the demonstration with a wrong answer, where one is asked for; and the next task's demonstration, with its own answer.
@@ -9,6 +9,7 @@ Prints a line for each task and those that failed. Exits with 1 if there are any
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def wrong_endings(task: WebTask, other: WebTask | None) -> Iterator[tuple[str, l
 
 
 def play(env: Web, task: WebTask, script: list[str]) -> tuple[bool, str]:
-    """Play a script as far as its elements are there, then stop. Return whether the task was done, and the last page."""
+    """Play what a script can do, then stop. Return whether the task was done, and the last page."""
     text = env.reset(env.task_named(task.id)).text
     for line in script:
         action = ScriptedAction.of(line)
@@ -49,9 +50,7 @@ def play(env: Web, task: WebTask, script: list[str]) -> tuple[bool, str]:
             if not env.step("scroll down").valid:
                 break
         if found is None:
-            if action.other == "" and line != script[-1]:
-                continue
-            break
+            continue  # another task's element
         observation = env.step(found)
         if observation.done:
             return bool(observation.success), text
@@ -59,38 +58,47 @@ def play(env: Web, task: WebTask, script: list[str]) -> tuple[bool, str]:
     return bool(env.step("stop []").success), text
 
 
-def try_task(env: Web, task: WebTask, other: WebTask | None) -> list[str]:
-    """Return what the judges of a task get wrong."""
-    problems = []
+def try_task(env: Web, task: WebTask, other: WebTask | None) -> tuple[list[str], int]:
+    """Return what the judges of a task get wrong, and how many wrong endings they were tried on."""
+    problems, endings = [], list(wrong_endings(task, other))
     done, page = play(env, task, script_of(task))
     if not done:
         problems.append(f"{task.id}: the demonstration is not accepted; it ended at:\n{page}")
-    for name, script in wrong_endings(task, other):
+    for name, script in endings:
         if play(env, task, script)[0]:
             problems.append(f"{task.id}: accepted: {name}: {script}")
-    return problems
+    return problems, len(endings)
 
 
 def pairs(tasks: list[WebTask]) -> Iterator[tuple[WebTask, WebTask | None]]:
     """Yield every task with the next one that begins at the same address in the same way."""
     for n, task in enumerate(tasks):
-        others = [other for other in tasks[n + 1 :] + tasks[:n] if (other.start, other.before) == (task.start, task.before)]
+        rest = tasks[n + 1 :] + tasks[:n]
+        others = [other for other in rest if (other.start, other.before) == (task.start, task.before)]
         yield task, others[0] if others else None
 
 
-def main(spec: str, names: list[str]) -> int:
-    problems = []
-    with open_env(spec) as env:
+def main(arguments: list[str] | None = None) -> int:
+    """Try the judges and print what they get wrong; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("spec", help="web?tasks=FILE&run=yes")
+    parser.add_argument("task", nargs="*", help="regular expressions for ids; all tasks by default")
+    parser.add_argument("--split", help="only the tasks of this split")
+    options = parser.parse_args(arguments)
+    failed = False
+    with open_env(options.spec) as env:
         assert isinstance(env, Web)
         for task, other in pairs(env._file.task):
-            if names and not any(re.fullmatch(name, task.id) for name in names):
+            if options.task and not any(re.fullmatch(name, task.id) for name in options.task):
                 continue
-            found = try_task(env, task, other)
-            print(f"{task.id}: {'FAILED' if found else 'ok'}", flush=True)
-            print(*found, sep="\n", end="\n" if found else "", flush=True)
-            problems += found
-    return 1 if problems else 0
+            if options.split not in (None, task.split):
+                continue
+            problems, wrong = try_task(env, task, other)
+            result = f"{task.id}: {'FAILED' if problems else 'ok'}, {wrong} wrong endings"
+            print(result, *problems, sep="\n", flush=True)
+            failed = failed or bool(problems)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main())

@@ -122,6 +122,9 @@ class Site:
         shutil.copytree(files, directory, symlinks=True, dirs_exist_ok=True)
         if self._program is None:
             self._start(directory)
+            if not self._description.restart and files == self._path("first"):
+                _empty(files)
+                shutil.copytree(directory, files, symlinks=True, dirs_exist_ok=True)  # with what it makes as it starts
 
     # -- programs ----------------------------------------------------------------------------------------------------
 
