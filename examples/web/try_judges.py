@@ -4,6 +4,7 @@ python try_judges.py 'web?tasks=FILE&run=yes' [--split SPLIT] [TASK ...]
 
 The wrong endings: to stop at once; the demonstration without its last action, where more than an answer is asked for;
 the demonstration with a wrong answer, where one is asked for; and the next task's demonstration, with its own answer.
+The right answer must also be on the page where the demonstration gives it.
 Prints a line for each task and those that failed. Exits with 1 if there are any.
 """
 
@@ -41,9 +42,9 @@ def wrong_endings(task: WebTask, other: WebTask | None) -> Iterator[tuple[str, l
         yield f"path of {other.id}", script_of(other)
 
 
-def play(env: Web, task: WebTask, script: list[str]) -> tuple[bool, str]:
-    """Play what a script can do, then stop. Return whether the task was done, and the last page."""
-    text = env.reset(env.task_named(task.id)).text
+def play(env: Web, task: WebTask, script: list[str]) -> bool:
+    """Play what can be played of a script, then stop. Return whether the task was done."""
+    env.reset(env.task_named(task.id))
     for line in script:
         action = ScriptedAction.of(line)
         while (found := action.on(env._visible().lines)) is None:
@@ -53,19 +54,32 @@ def play(env: Web, task: WebTask, script: list[str]) -> tuple[bool, str]:
             continue  # another task's element
         observation = env.step(found)
         if observation.done:
+            return bool(observation.success)
+    return bool(env.step("stop []").success)
+
+
+def demonstrate(env: Web, task: WebTask) -> tuple[bool, str]:
+    """Play a task's demonstration. Return whether the task was done, and the page on which it ended."""
+    observation = env.reset(env.task_named(task.id))
+    while (action := env.expert()) is not None:
+        text, observation = observation.text, env.step(action)
+        if observation.done:
             return bool(observation.success), text
-        text = observation.text
-    return bool(env.step("stop []").success), text
+    return False, observation.text
 
 
 def try_task(env: Web, task: WebTask, other: WebTask | None) -> tuple[list[str], int]:
     """Return what the judges of a task get wrong, and how many wrong endings they were tried on."""
     problems, endings = [], list(wrong_endings(task, other))
-    done, page = play(env, task, script_of(task))
+    done, page = demonstrate(env, task)
     if not done:
         problems.append(f"{task.id}: the demonstration is not accepted; it ended at:\n{page}")
+    answers = [judge.answer for judge in task.judge if judge.answer is not None]
+    for forms in ([answer] if isinstance(answer, str) else answer for answer in answers):
+        if not any(form.casefold() in page.casefold() for form in forms):
+            problems.append(f"{task.id}: the answer is not on the page where it is given:\n{page}")
     for name, script in endings:
-        if play(env, task, script)[0]:
+        if play(env, task, script):
             problems.append(f"{task.id}: accepted: {name}: {script}")
     return problems, len(endings)
 
