@@ -83,6 +83,7 @@ def write_tasks(directory: Path, text: str = SITE + TASKS) -> Path:
         (('ends = "judged"', 'ends = "never"'), "$.task[1].ends"),
         (("{script =", "{answer ="), "$.task[1].ends: an answer is given with stop"),
         (("'stop []'", "'leave'"), "$.task[0].expert[2]: expected an action"),
+        (("[site]", '[site]\nbefore = ["login"]'), "$.site.before[0]: expected an action"),
         (("score = 2", "score = 0"), "$.task[0].judge[0].score"),
         ((SITE + TASKS, ""), "$.site: missing"),
         ((SITE + TASKS, "["), "not valid TOML"),
@@ -126,6 +127,7 @@ def test_actions_by_role_and_name():
         Line(0, role="textbox", source="#q", id=2),
         Line(0, role="link", name="Trees", id=3),
         Line(0, role="link", name="Gone"),
+        Line(0, role="combobox", source="name=a-b", id=4),
     ]
 
     def on(text: str) -> str | None:
@@ -137,6 +139,7 @@ def test_actions_by_role_and_name():
         None,
     ]
     assert on('type textbox #q -> "a \\"b\\""') == 'type [2] "a \\"b\\""' and on('click link "Gone"') is None
+    assert on('select combobox name=a-b -> "x"') == 'select [4] "x"'
     assert on("stop [a b]") == "stop [a b]" and on("go back") == "go back"
     for wrong in ("click", 'click link "a" -> "b"', 'type textbox "a"', "leap", "click [3]"):
         with pytest.raises(ValueError, match="expected an action"):
@@ -538,17 +541,50 @@ def test_nothing_is_left_behind(end, tmp_path):
 
 
 @needs_browser
-@pytest.mark.skipif(not shutil.which("datasette", path=os.path.dirname(sys.executable)), reason="needs eexp[web]")
+def test_an_episode_begins_after_a_login(tmp_path):
+    """The actions of `before` are taken once, and later episodes begin with the state that they led to."""
+    before = """
+restart = false
+before = ['open /login', 'open /', 'type textbox "Put" -> "oil"', 'click button "Put"']
+"""
+    site = SITE + before
+    alone = TASKS.replace('id = "note"', 'id = "alone"\nbefore = []').partition('[[task]]\nid = "clicks')[0]
+    gone = alone.replace("alone", "gone").replace("before = []", """before = ['click button "Gone"']""")
+    tasks = TASKS + alone + gone
+    with open_env(f"web?tasks={write_tasks(tmp_path, site + tasks)}&run=yes&budget=900") as env:
+        first = begin(env)
+        assert first.text.startswith('page "Notes" /\n') and '"Notes of ann"' in first.text and '"oil"' in first.text
+        assert "go back" not in env.admissible()
+        env.step('type [1] "milk"')
+        env.step("click [2]")
+        assert begin(env).text == first.text, "the note that was put is gone, and the one before is there once"
+        state = env.save()
+        env.step('type [3] "tea"')
+        assert "tea" in env.step("click [4]").text
+        env.restore(state)
+        assert env._render() == first.text and env._site.starts == 1
+        fresh = begin(env, "alone").text
+        assert "Notes of nobody" in fresh and "oil" not in fresh
+        assert begin(env).text == first.text and env._site.starts == 1
+        with pytest.raises(EnvironmentFailed, match=r'before: click button "Gone": / has no such element'):
+            begin(env, "gone")
+
+
+EXAMPLES = ROOT / "examples" / "web"
+
+
+@needs_browser
+@pytest.mark.parametrize("name, program", [("trees", "datasette"), ("tracker", "roundup-server")])
+@pytest.mark.parametrize("split, number", [("train", 20), ("test", 12), ("changed", 8)])
 @pytest.mark.long
-def test_the_tasks_for_datasette():
-    """Every task is solved by its demonstration, and none by doing nothing."""
-    with open_env(f"web?tasks={ROOT}/examples/web/trees.toml&run=yes") as env:
-        names = [task["id"] for split in env.splits() for task in env.tasks(split)]
-        assert len(names) == 14
-        for name in names:
-            observation = begin(env, name)
-            while not observation.done:
-                observation = env.step(env.expert())
-            assert observation.success, name
-            begin(env, name)
-            assert not env.step("stop []").success, name
+@pytest.mark.timeout(1800)
+def test_judges_of_the_examples(name, program, split, number):
+    """Every task is solved by its demonstration, and by none of three or four wrong endings."""
+    if not shutil.which(program, path=os.path.dirname(sys.executable)):
+        pytest.skip("needs eexp[web]")
+    spec = f"web?tasks={EXAMPLES / name}.toml&run=yes"
+    tried = subprocess.run(
+        [sys.executable, EXAMPLES / "try_judges.py", spec, "--split", split], capture_output=True, text=True
+    )
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+    assert len(re.findall(r"^\S+: ok, [34] wrong endings$", tried.stdout, re.MULTILINE)) == number

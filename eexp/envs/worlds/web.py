@@ -71,6 +71,14 @@ class _SavedWebState:
     page: str  # the whole page, as it was read
 
 
+@dataclass(frozen=True)
+class _Beginning:
+    """The state of a site after the actions before an episode."""
+
+    copy: Path  # of the site's directory
+    stored: tuple[list[dict], list]
+
+
 #: The attributes that hold the state of an episode beside the page and the site.
 _OWN = ("_trail", "_since", "_actions", "_top", "_followed", "_end")
 
@@ -109,6 +117,7 @@ class Web(Environment):
         self._page: SitePage | None = None
         self._task: WebTask | None = None
         self._episode: object = None
+        self._begun: dict[tuple[str, tuple[str, ...]], _Beginning] = {}  # by where and how an episode is begun
         self._refused: Counter[str] = Counter()
         self._demonstrations: dict[str, list[str]] = {}  # by the id of the task, in place of those of the file
         self.ways = {"loaded": 0, "repeated": 0}  # how often a state was restored by loading, and by the whole episode
@@ -149,16 +158,48 @@ class Web(Environment):
         self._followed: int | None = 0  # how many actions of the demonstration were taken; None once it was left
         self._end: Observation | None = None
 
-        def begin() -> None:
-            self._site.begin()
-            self._new_page().open(self._site.address.origin + found.start)
-            self._rest()
-
-        self._do("reset", begin)
-        self._trail, self._task = (), found
+        self._do("reset", lambda: self._begin(found))
+        self._task = found
         if script := self._demonstrations.get(found.id):
             self._task = structs.replace(found, expert=script)
         return self._observe()
+
+    def _begin(self, task: WebTask) -> None:
+        """Put the site into its first state and open the address at which a task begins."""
+        start = self._site.address.origin + task.start
+        before = tuple(self._file.site.before if task.before is None else task.before)
+        opens = bool(before) and before[0].startswith("open ")  # it begins at an address of its own
+        key = ("" if opens else task.start, before)
+        if begun := self._begun.get(key):
+            self._site.restore(begun.copy)
+            self._new_page().open_with(start, begun.stored)
+        else:
+            self._site.begin()
+            self._new_page().open(start)
+            if before:
+                self._act_before(before)
+                self._keep_beginning(key)
+                self._opened().open(start)
+        self._rest()
+        self._trail, self._since = (), ()
+
+    def _keep_beginning(self, key: tuple[str, tuple[str, ...]]) -> None:
+        """Save the state that the actions before an episode lead to, so that the next one can begin there."""
+        if not self._file.site.reset and (copy := self._site.save()):
+            self._begun[key] = _Beginning(copy, self._opened().stored())
+
+    def _act_before(self, actions: tuple[str, ...]) -> None:
+        """Take the actions before an episode. Raises ChildFailed if one cannot be taken."""
+        self._rest()
+        for line in actions:
+            action = ScriptedAction.of(line).on(self._view.lines)
+            if action is None:
+                raise ChildFailed(f"before: {line}: {address_within(self._url)[:200]} has no such element")
+            try:
+                self._act(action, self._view)
+            except Refused as e:
+                raise ChildFailed(f"before: {line}: {e}") from None
+        self._opened().take_notes()
 
     # -- acting ------------------------------------------------------------------------------------------------------
 
@@ -182,8 +223,12 @@ class Web(Environment):
             return self._finish(None)
         return self._observe()
 
-    def _act(self, action: str) -> None:
-        """Take an action and let the page come to rest. Raises Refused if it is none that the page allows."""
+    def _act(self, action: str, view: View | None = None) -> None:
+        """Take an action and let the page come to rest. Raises Refused if it is none that the page allows.
+
+        Args:
+            view: The elements that the action can name; by default, those of the part that is shown.
+        """
         page, document = self._opened(), self._document
         if match := _SCROLL.fullmatch(action):
             self._scroll(page, match["way"] == "down")
@@ -194,16 +239,16 @@ class Web(Environment):
         elif match := _OPEN.fullmatch(action):
             page.open(self._site.address.origin + match["address"])
         else:
-            use(page, self._parse(action))
+            use(page, self._parse(action, view or self._visible()))
         self._rest()
         if page.document == document:
             self._since = (*self._since, action)
         elif action == "go back":
             self._trail = self._trail[:-2]  # without the page that was left, which `_rest` has added
 
-    def _parse(self, action: str) -> PageAction:
+    def _parse(self, action: str, view: View) -> PageAction:
         try:
-            return parse(action, self._visible())
+            return parse(action, view)
         except Refused as e:
             raise Refused(f"That is not an action. {HOW}" if USAGE in str(e) else str(e)) from None
 
@@ -414,19 +459,18 @@ class Web(Environment):
         self._site.restore(state.copy)
         self._opened().open_with(state.url, state.stored)
         self._document, self._document_url = -1, ""  # the document that is loading is another one in any case
+        self._rest()
         return self._same_page(state, state.values["_since"])
 
     def _repeat(self, state: _SavedWebState) -> None:
         """Repeat the episode up to a state. Raises ChildFailed if it leads to another page."""
         assert self._task is not None
-        self._site.begin()
-        self._new_page().open(self._site.address.origin + self._task.start)
+        self._begin(self._task)
         if not self._same_page(state, state.values["_actions"]):
             raise ChildFailed("the page cannot be restored: the same actions lead to another one")
 
     def _same_page(self, state: _SavedWebState, actions: tuple[str, ...]) -> bool:
-        """Take actions in a page that is loading, and return whether the page is then that of a state."""
-        self._rest()
+        """Take actions in a page, and return whether the page is then that of a state."""
         self._trail = ()
         try:
             for action in actions:
@@ -471,6 +515,7 @@ class Web(Environment):
             hosts = ", ".join(f"{host} {number}" for host, number in self._refused.most_common(5))
             tell(f"{self.spec}: {self._refused.total()} requests for other sites were refused ({hosts})")
         self._refused.clear()
+        self._begun.clear()  # the site removes its copies
         browser, self._browser, self._page, self._task = self._browser, None, None, None
         if browser is not None:
             browser.end()

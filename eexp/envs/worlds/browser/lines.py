@@ -76,7 +76,7 @@ class Line:
     states: tuple[str, ...] = ()  # such as checked, focused
     options: tuple[str, ...] | None = None  # of a list of choices
     selected: tuple[bool, ...] | None = None  # whether each of the options is chosen, for a list where several may be
-    source: str = ""  # what an element without a name is called in the page's source: `#id` or `.class`
+    source: str = ""  # what an element without a name is called in the page's source: `#id`, `name=...` or `.class`
     shape: str = ""  # of something that is drawn
     color: str = ""
     size: str = ""

@@ -173,6 +173,7 @@
     "treeitem", "switch", "option", "clickable", "file",
   ]);
   const CONTAINERS = new Set(["dialog", "table", "row", "list", "menu", "tablist", "tree", "group", "listitem"]);
+  const LANDMARKS = new Set(["main", "nav", "header", "footer", "section", "article", "aside", "form", "table", "pre"]);
   const CLICKED = new Set(["button", "link", "checkbox", "radio", "tab", "menuitem", "treeitem", "switch", "option"]);
 
   const clean = (text) => text.replace(/\s+/g, " ").trim();
@@ -192,7 +193,8 @@
   const listens = (el) => (listening.get(el) || 0) > 0 || typeof el.onclick === "function";
   const isClickable = (el, style) => {
     if (el === document.body || el === document.documentElement) return false;
-    if (listens(el) || (el.hasAttribute("tabindex") && el.tabIndex >= 0)) return true;
+    // Parts of a page that can have the focus, for readers that go by keys, are not for clicking.
+    if (listens(el) || (el.hasAttribute("tabindex") && el.tabIndex >= 0 && !(site && LANDMARKS.has(el.localName)))) return true;
     return style.cursor === "pointer" && el.parentElement && getComputedStyle(el.parentElement).cursor !== "pointer";
   };
 
@@ -290,9 +292,11 @@
     }
     return clean(textOf(el)) || el.getAttribute("alt") || clean(el.title || "");
   };
-  // What an element without a name is called in the page's source: its id, or its classes.
+  // What an element without a name is called in the page's source: its id, a field's name, or its classes.
   const sourceName = (el) => {
     if (el.id && !/^ui-id-/.test(el.id)) return "#" + el.id;
+    const field = site && ["input", "select", "textarea"].includes(el.localName) && el.getAttribute("name");
+    if (field) return "name=" + field.trim().replace(/[\s"]+/g, "_").slice(0, 80);
     return [...el.classList].slice(0, 2).map((name) => "." + name).join("");
   };
 

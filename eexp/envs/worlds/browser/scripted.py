@@ -1,7 +1,7 @@
 """Demonstrations by hand: actions that name elements by role and name, such as `click link "Trees"`.
 
-An element is named by its role and its name, or its role and what it is called in the page's source (`textbox #q`).
-`(2)` after it takes the second of several.
+An element is named by its role and its name, or its role and what it is called in the page's source (`textbox #q`,
+`textbox name=q`). `(2)` after it takes the second of several.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from eexp.envs.worlds.browser.lines import Line, quoted, unquoted
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _ELEMENT = re.compile(
-    rf"(?P<verb>click|hover|type|select) (?P<role>[a-z]+)(?: (?P<name>{_STRING})| (?P<source>[#.][^\s\"]+))?"
+    rf"(?P<verb>click|hover|type|select) (?P<role>[a-z]+)(?: (?P<name>{_STRING})| (?P<source>(?:[#.]|name=)[^\s\"]+))?"
     rf"(?: \((?P<nth>[1-9]\d*)\))?(?: -> (?P<text>{_STRING}))?"
 )
 _OTHER = re.compile(r"key [A-Z_]+|wait|go back|scroll (?:down|up)|open /.*|stop(?: \[.*\])?", re.DOTALL)

@@ -113,12 +113,18 @@ class Site:
             self.run(self._description.prepare, first)
 
     def _run_with(self, files: Path) -> None:
-        """Run the program in a copy of `files`."""
-        self.end_program()
+        """Run the program in a copy of `files`. One that need not start again goes on, in the same directory."""
+        if self._description.restart or self._program is None or self._program.wait(0) is not None:
+            self.end_program()
         directory = self._path("site")
-        shutil.rmtree(directory, ignore_errors=True)
-        shutil.copytree(files, directory, symlinks=True)
-        self._start(directory)
+        if directory.exists():
+            _empty(directory)
+        shutil.copytree(files, directory, symlinks=True, dirs_exist_ok=True)
+        if self._program is None:
+            self._start(directory)
+            if not self._description.restart and files == self._path("first"):
+                _empty(files)
+                shutil.copytree(directory, files, symlinks=True, dirs_exist_ok=True)  # with what it makes as it starts
 
     # -- programs ----------------------------------------------------------------------------------------------------
 
@@ -199,6 +205,14 @@ class Site:
             self._keeper.end()
             self._keeper = self._root = None
             self.address = SiteAddress(HOST, _free_port())  # another one, should this one be taken by now
+
+
+def _empty(directory: Path) -> None:
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
 
 
 def _program(name: str) -> str:

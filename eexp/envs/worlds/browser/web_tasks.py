@@ -25,8 +25,10 @@ class SiteDescription(Struct, forbid_unknown_fields=True, omit_defaults=True):
     files: Optional[str] = None  # a file or a directory that is copied into {dir}
     prepare: Optional[_Command] = None  # a program that fills {dir}, once
     state: Literal["files", "none"] = "files"  # whether pages change what is in {dir}
+    restart: bool = True  # whether the program starts again when {dir} is put back
     reset: Optional[str] = None  # an address that puts the state back
     ready: str = "/"  # an address that answers when the program is ready
+    before: list[str] = []  # actions by roles and names before every episode, such as a login
     hide: list[str] = []  # CSS selectors of what is left out
     mask: list[str] = []  # regular expressions of what differs each time
 
@@ -68,6 +70,7 @@ class WebTask(TaskOfFile, forbid_unknown_fields=True, omit_defaults=True):
     split: Annotated[str, Meta(min_length=1)] = "train"
     kind: Optional[str] = None  # by which results are broken down
     start: str = "/"  # the address to begin at
+    before: Optional[list[str]] = None  # instead of the site's
     ends: Literal["stop", "judged"] = "stop"  # with `stop`, or also as soon as everything holds
     expert: Optional[list[str]] = None  # a demonstration, by roles and names
 
@@ -119,6 +122,7 @@ def _check(tasks: WebTasks, base: Path) -> None:
         _check_address(address, where)
     for n, pattern in enumerate(site.mask):
         _check_pattern(pattern, f"$.site.mask[{n}]")
+    _check_script(site.before, "$.site.before")
     ids: set[str] = set()
     for n, task in enumerate(tasks.task):
         where = f"$.task[{n}]"
@@ -130,11 +134,16 @@ def _check(tasks: WebTasks, base: Path) -> None:
             _check_judge(judge, f"{where}.judge[{m}]", site)
         if task.ends == "judged" and any(judge.kind == "answer" for judge in task.judge):
             raise InputError("an answer is given with stop, so the task ends with it", f"{where}.ends")
-        for m, line in enumerate(task.expert or []):
-            try:
-                ScriptedAction.of(line)
-            except ValueError as e:
-                raise InputError(str(e), f"{where}.expert[{m}]") from None
+        _check_script(task.before or [], f"{where}.before")
+        _check_script(task.expert or [], f"{where}.expert")
+
+
+def _check_script(lines: list[str], where: str) -> None:
+    for n, line in enumerate(lines):
+        try:
+            ScriptedAction.of(line)
+        except ValueError as e:
+            raise InputError(str(e), f"{where}[{n}]") from None
 
 
 def _check_judge(judge: Judge, where: str, site: SiteDescription) -> None:
