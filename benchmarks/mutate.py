@@ -13,7 +13,8 @@ Two steps. First the whole suite runs once on a tree in which all these places r
 process, so that each mutation's tests are known. Then each mutation by itself: the tests that reached its place, the
 quickest first, until one fails. A place may also be reached outside of tests, or while something is made for several
 tests: with --rest, all the other tests run then, too, where none fails. A mutation is found if a test fails that passes
-without it, hangs, or takes the process down.
+without it, hangs, or takes the process down. One that hundreds of tests reach and none notices takes as long as all of
+them: --quickest N runs the N quickest alone.
 
 Both steps go on where they were interrupted: DIR holds what was measured. The tree is copied to DIR, so it may be
 edited meanwhile. With --tests, tests and all else but eexp/ come from another checkout, for a comparison of two suites.
@@ -391,11 +392,13 @@ def reached_by(suite: Suite, mutations: Sequence[Mutation], jobs: str) -> dict:
     return found
 
 
-def finding(suite: Suite, mutation: Mutation, reached: dict, jobs: str, rest: bool) -> dict:
+def finding(
+    suite: Suite, mutation: Mutation, reached: dict, jobs: str, rest: bool, quickest: int | None = None
+) -> dict:
     """Run the tests on one mutation; return whether one fails that passes without it, which one, and the time."""
     began, original = time.monotonic(), suite.source(mutation.file)
     place, seconds = reached["places"][mutation.name], reached["seconds"]
-    tests = sorted(place["tests"], key=lambda test: seconds.get(test, 0))
+    tests = sorted(place["tests"], key=lambda test: seconds.get(test, 0))[:quickest]
     code, by, failing = 0, "", []
     try:
         for _ in range(4):  # a test that fails with and without the mutation says nothing; the others run again
@@ -414,7 +417,8 @@ def finding(suite: Suite, mutation: Mutation, reached: dict, jobs: str, rest: bo
         "found": bool(code),
         "code": code,
         "by": by,
-        "tests": len(tests),
+        "tests": len(place["tests"]),
+        "run": len(tests),
         "elsewhere": place["elsewhere"],
         "failing_anyway": failing,
         "seconds": round(time.monotonic() - began),
@@ -447,6 +451,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", default="2", help="processes for the runs of all tests")
     parser.add_argument("--rest", action="store_true", help="also run tests that are not known to reach the place")
+    parser.add_argument("--quickest", type=int, metavar="N", help="run at most N tests of those that reach a mutation")
     parser.add_argument("--list", action="store_true", help="list the mutations and run nothing")
     chosen = parser.parse_args()
     mutations = drawn(chosen.tree, chosen.count, chosen.seed)
@@ -466,7 +471,7 @@ def main() -> None:
     for mutation in mutations:
         if mutation.name not in done:
             done[mutation.name] = {"name": mutation.name, **asdict(mutation)} | finding(
-                suite, mutation, reached, chosen.jobs, chosen.rest
+                suite, mutation, reached, chosen.jobs, chosen.rest, chosen.quickest
             )
             with open(results, "a") as file:
                 file.write(json.dumps(done[mutation.name]) + "\n")

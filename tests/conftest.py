@@ -11,11 +11,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis
 import pytest
 from running import ROOT, run
+
+from eexp.system.late import large_imports
 
 # In the background of a script SIGINT is ignored, by every process that is started from there, too: no Ctrl-C to test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,13 +33,16 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests themselves run in parallel
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the library that reads it is imported: it would retry for half a minute
-gc.disable()  # until the tests are collected: what is imported and collected stays, and a search in it finds nothing
+# Until the tests are collected. What is imported and collected stays, and a search in it finds no garbage; PEFT imports
+# no bitsandbytes, as in the commands.
+_imports = ExitStack()
+_imports.enter_context(large_imports())
 
 
 def pytest_collection_finish() -> None:
     """Let the collector search what the tests make, and no longer what was there before them."""
+    _imports.close()
     gc.freeze()
-    gc.enable()
 
 
 def _shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:

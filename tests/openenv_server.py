@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import ClassVar, Literal
 from unittest import mock
 
-from eexp.system.late import without_collection
+from eexp.system.late import large_imports
 
 # The package draws web pages with gradio, which takes two thirds of the time of all these imports. No test opens one.
 is_stub = sys.modules.setdefault("gradio", stub := mock.MagicMock()) is stub
-with without_collection():
+with large_imports():
     import uvicorn
     from fastmcp import FastMCP
     from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app

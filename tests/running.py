@@ -42,6 +42,14 @@ def lazily(name: str) -> Any:
     return _Lazy(name)
 
 
+def needs_package(package: str) -> None:
+    """Skip the tests of a module where a package is missing; unlike pytest.importorskip, import nothing."""
+    import pytest
+
+    if not find_spec(package):
+        pytest.skip(f"needs `pip install {package}`", allow_module_level=True)
+
+
 def text_styles() -> list[str]:
     """Return the names of the built-in prompt styles for environments without functions."""
     from eexp.prompts import built_in_styles, get_style

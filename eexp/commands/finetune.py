@@ -77,7 +77,7 @@ def command(
     from eexp.errors import UsageError
     from eexp.prompts import get_style
     from eexp.records.runs import refuse_finished
-    from eexp.system.late import without_collection
+    from eexp.system.late import large_imports
     from eexp.system.terminal import show
     from eexp.training.distributed import process_count, process_rank
     from eexp.training.example_style import style_of_examples
@@ -120,7 +120,7 @@ def command(
         if first:
             style_of_examples(first[0].get("prompt_style"), style)
         # These import torch, which takes seconds; a command line or a first record that is wrong is refused before.
-        with without_collection():
+        with large_imports():
             from eexp.training.finetune import finetune, preview
             from eexp.training.job import ExampleSource
 

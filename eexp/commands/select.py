@@ -62,9 +62,9 @@ class _Influences:
 
     def __init__(self, settings: SelectSettings):
         from eexp.records.jsonl import read
-        from eexp.system.late import without_collection
+        from eexp.system.late import large_imports
 
-        with without_collection():
+        with large_imports():
             from eexp.training.influence import influence_on
         assert settings.like is not None and settings.base is not None
         self.values: list[float] = []

@@ -26,18 +26,34 @@ def late_names(package: str, modules: dict[str, str]) -> Callable[[str], object]
 
 
 @contextmanager
-def without_collection() -> Iterator[None]:
-    """Import large libraries within the block without searching for garbage; later searches pass over them, too.
+def large_imports() -> Iterator[None]:
+    """Import large libraries within the block in less time.
 
-    PyTorch and what belongs to it are a million objects that stay. Python would search them again and again while they
-    become more, which takes a sixth of the time of their import.
+    PyTorch and what belongs to it are a million objects that stay. Python would search them for garbage again and again
+    while they become more, which takes a sixth of the time of their import; later searches pass over them, too. PEFT
+    would import bitsandbytes wherever it is installed, and with it PyTorch's compiler: as much again, for weights in 4
+    bits alone.
     """
     enabled, modules = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
-        yield
+        with hidden("bitsandbytes"):
+            yield
     finally:
         if len(sys.modules) > modules + 500:  # not where they had been imported: a model may be garbage by now
             gc.freeze()
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def hidden(package: str) -> Iterator[None]:
+    """Let libraries within the block find that a package is not installed, unless it has been imported already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # pyright: ignore[reportArgumentType] (what Python takes as: not to be imported)
+    try:
+        yield
+    finally:
+        del sys.modules[package]

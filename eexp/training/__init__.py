@@ -5,9 +5,3 @@ directory with weights or an adapter, metrics.jsonl, the description eexp.json a
 loss is that of the rows one at a time, however they are packed, shared as trees or divided over processes, and a run
 that is resumed equals one that was not interrupted.
 """
-
-from logging import ERROR, getLogger
-
-# PEFT imports bitsandbytes where it is installed, which looks for kernels for inference in a package that may be
-# missing, and says so on standard error.
-getLogger("bitsandbytes").setLevel(ERROR)

@@ -6,12 +6,13 @@ from importlib.util import find_spec
 from typing import cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from eexp.errors import EexpError, UsageError
 from eexp.models.backends import hf
+from eexp.models.backends.adapters import new_adapter
 from eexp.models.backends.kernels import refuse_crash
 from eexp.models.devices import local_device, prefers_bfloat16
 from eexp.records.runs import is_adapter, resolve_base
@@ -100,7 +101,7 @@ def open_model(settings: Settings) -> tuple[PreTrainedModel, PreTrainedTokenizer
             use_rslora=settings.rslora,
             task_type="CAUSAL_LM",
         )
-        model = get_peft_model(model, config)
+        model = new_adapter(model, config)
     if isinstance(model, PeftModel):  # a run writes a card of its own; PEFT's takes longer than a small adapter
         setattr(model, "create_or_update_model_card", lambda directory: None)  # noqa: B010 (a method for type checkers)
     for module in model.modules():

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 from branches import in_a_child
-from running import outputs_of_python, run
-
-pytest.importorskip("minigrid", reason="needs `pip install minigrid`")
+from running import needs_package, outputs_of_python, run
 
 from eexp.envs import open_env
 from eexp.envs.worlds import babyai
 from eexp.envs.worlds.babyai import ACTIONS, BabyAI
 from eexp.errors import EexpError, InputError, UsageError
+
+needs_package("minigrid")
 
 ROOT = Path(__file__).parents[2]
 LOCKED = {"id": "UnlockLocal/0", "split": "train", "level": "UnlockLocal", "seed": 0}

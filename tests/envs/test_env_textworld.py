@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from branches import take_actions
-from running import ROOT, environment, outputs_of_python, run
+from running import ROOT, environment, needs_package, outputs_of_python, run
 
 from eexp.envs import open_env
 from eexp.envs.base import Environment
 from eexp.errors import EexpError, InputError, UsageError
 
-pytest.importorskip("textworld", reason="needs `pip install textworld`")
+needs_package("textworld")
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Game .* is not fully supported"

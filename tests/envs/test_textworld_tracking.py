@@ -8,22 +8,21 @@ from ctypes import c_int
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("textworld", reason="needs `pip install textworld`")
-
-from textworld.core import EnvInfos
-from textworld.helpers import start
-from textworld.logic import Placeholder, Predicate, Rule
+from running import lazily, needs_package
 
 from eexp.envs import open_env
 from eexp.envs.worlds.textworld import TextWorld
-from eexp.envs.worlds.textworld_tracking import Rules, TrackedFacts, TrackedGame, TrackedSituation
+
+needs_package("textworld")
+core = lazily("textworld.core")
+helpers = lazily("textworld.helpers")
+logic = lazily("textworld.logic")
+tracking = lazily("eexp.envs.worlds.textworld_tracking")
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Game .* is not fully supported"
 )  # jericho warns of any game but old classics
 STEPS = 40
-INFOS = EnvInfos(admissible_commands=True, policy_commands=True)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +32,9 @@ def files(textworld_games) -> list[Path]:
 
 def both(file: Path) -> tuple:
     """Return the package's environment of a game, set up as eexp did until version 0.1, and eexp's."""
-    package = start(str(file), INFOS)
+    package = helpers.start(str(file), core.EnvInfos(admissible_commands=True, policy_commands=True))
     package.seed(1)
-    return package, TrackedGame(str(file))
+    return package, tracking.TrackedGame(str(file))
 
 
 def compare(theirs, ours, one, other, policy: bool = True) -> None:
@@ -120,15 +119,15 @@ def test_quests_are_followed_over_more_actions_than_are_kept(files, monkeypatch)
 
 def test_a_rule_with_a_free_placeholder_is_left_to_the_package(files):
     """No rule of the package's own games has a placeholder that is in none of its conditions."""
-    game = TrackedGame(str(files[0])).rules.game
-    assert all(conditions is not None for _, conditions in Rules(game).conditions)
-    player, room, other = Placeholder("P"), Placeholder("r"), Placeholder("r'", "r")
-    rule = Rule("jump", [Predicate("at", [player, room])], [Predicate("at", [player, other])])
-    changed = copy(Rules(game))
+    game = tracking.TrackedGame(str(files[0])).rules.game
+    assert all(conditions is not None for _, conditions in tracking.Rules(game).conditions)
+    player, room, other = logic.Placeholder("P"), logic.Placeholder("r"), logic.Placeholder("r'", "r")
+    rule = logic.Rule("jump", [logic.Predicate("at", [player, room])], [logic.Predicate("at", [player, other])])
+    changed = copy(tracking.Rules(game))
     changed.conditions = [(rule, changed._conditions(rule))]
     assert changed.conditions[0][1] is None
     state, constants = game.world.state, changed.constants
-    jumps = TrackedSituation(changed, TrackedFacts(state)).actions
+    jumps = tracking.TrackedSituation(changed, tracking.TrackedFacts(state)).actions
     assert jumps == list(state.all_applicable_actions([rule], constants))
     assert len(jumps) == len(list(state.variables_of_type("r"))) - 1
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -527,6 +528,21 @@ def test_an_adapter_on_four_bits(few, tmp_path, monkeypatch):
     assert _equal_weights(tmp_path / "whole", cut) and _metrics(cut) == _metrics(tmp_path / "whole")
     assert run("export", cut, "-o", tmp_path / "cut.gguf").ok() and (tmp_path / "cut.gguf").is_file()
     assert run("eval", "house", "-m", f"hf:tiny+{cut}", "-n", 1, "--max-steps", 2).ok().out
+
+
+def test_an_adapter_of_plain_weights_needs_no_bitsandbytes(monkeypatch):
+    """Importing it takes longer than a small model."""
+    import peft
+    from small_models import small_llama
+
+    from eexp.models.backends.adapters import new_adapter
+
+    if not find_spec("bitsandbytes"):
+        pytest.skip("needs the package bitsandbytes")
+    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
+    model = new_adapter(small_llama(), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    assert isinstance(model, peft.PeftModel) and "bitsandbytes" not in sys.modules
+    assert peft.import_utils.is_bnb_available()
 
 
 def test_the_memory_of_a_run_is_estimated_from_the_shapes_alone(few, tmp_path):

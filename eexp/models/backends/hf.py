@@ -43,9 +43,12 @@ from eexp.records.runs import (
     resolve_base,
     split_adapter,
 )
+from eexp.system.late import large_imports
 from eexp.system.terminal import tell
 
-getLogger("bitsandbytes").setLevel(ERROR)  # as in eexp.training
+# For quantised weights, transformers imports bitsandbytes, which looks for kernels for inference in a package that may
+# be missing, and says so on standard error.
+getLogger("bitsandbytes").setLevel(ERROR)
 
 
 def load_model(
@@ -172,7 +175,8 @@ def _fit_for_device(model: PreTrainedModel, source: str) -> PreTrainedModel:
 
 def _with_adapter(model: PreTrainedModel, base: str, adapter: str, trainable: bool) -> PreTrainedModel:
     """Return the model with an adapter around it."""
-    from peft import PeftModel
+    with large_imports():
+        from eexp.models.backends.adapters import saved_adapter
 
     trained_on = read_run(adapter).get("base_fingerprint")
     own = fingerprint_of_directory(base) if os.path.isdir(base) else None
@@ -180,7 +184,7 @@ def _with_adapter(model: PreTrainedModel, base: str, adapter: str, trainable: bo
         raise EexpError(f"{adapter}: made for another base model ({trained_on}) than {base} ({own})")
     try:
         with downloads_allowed(False):
-            wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+            wrapped = saved_adapter(model, adapter, trainable)
     except Exception as e:
         raise EexpError(f"{adapter}: does not fit {base}: {_reason(e)}") from None
     # PEFT asks the hub for the model of this name when it saves the adapter.
