@@ -48,6 +48,8 @@ HALF := $(shell echo $$(($(UPDATES) / 2)))
 PYTHON ?= python
 LIKELY ?= 0.05
 CHANGES ?= names order confirm fail
+#: How a change is named in a spec: other names are invented ones that the base can read.
+renamed = $(if $(filter names,$1),names=$(HERE)house-names.toml,$1)
 STARTS ?= il iwm notes-sr iwm-notes-sr
 ROUNDS ?= 6
 RL ?= TASKS=16 TRIALS=4 SKIP=$(TRAIN)
@@ -167,7 +169,7 @@ $(eval $(call after,iwm-world,iwm-notes-sr,$(HALF),$(OUT)/%/notes-sr.jsonl $(OUT
 define elsewhere
 $(OUT)-$1/%.$2.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
 	@mkdir -p $$(@D)
-	eexp eval changed:$1:house --panel $(OUT)/panel.jsonl -m $$< --think $(think_$2) $(EVAL) --resume -o $$@.part && mv $$@.part $$@
+	eexp eval 'changed:$(call renamed,$1):house' --panel $(OUT)/panel.jsonl -m $$< --think $(think_$2) $(EVAL) --resume -o $$@.part && mv $$@.part $$@
 endef
 $(foreach change,$(CHANGES),$(foreach played,act think,$(eval $(call elsewhere,$(change),$(played)))))
 
