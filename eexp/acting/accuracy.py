@@ -56,10 +56,11 @@ def accuracy(
             try:
                 recorded = _recorded(record, env)
                 instruction, steps = record.get("instruction") or "", recorded.steps
-                group = [
-                    imagination.request(instruction, steps[:i], step["observation"], step["action"], recorded.tools(i))
-                    for i, step in enumerate(steps)
-                ]
+                group = []
+                for i, step in enumerate(steps):
+                    *history, state = _states(steps[: i + 1], imagination.verdict)
+                    action, tools = step["action"], recorded.tools(i)
+                    group.append(imagination.request(instruction, history, state["observation"], action, tools))
             except InputError as e:
                 on_error(record, e)
                 continue
@@ -94,6 +95,22 @@ def _recorded(record: dict, env: str | None) -> _Recorded:
         outcomes = [{**outcome, "valid": turn.get("valid", True)} for turn, outcome in zip(turns, outcomes)]
     tools = {**record, "steps": turns}
     return _Recorded(record, turns, outcomes, lambda i: tools_at(tools, i))
+
+
+def _states(steps: list[dict], verdict: bool) -> list[dict]:
+    """Return the states of a path as an imagined environment has them: with verdicts, refused actions leave no trace.
+
+    The last state is the one before the last of the steps.
+    """
+    if not verdict:
+        return steps
+    states: list[dict] = []
+    follows_refusal = False  # whether the observation of a step answers a refused action
+    for step in steps:
+        before = states.pop()["observation"] if follows_refusal else step["observation"]
+        states.append({"observation": before, "action": step["action"]})
+        follows_refusal = step.get("valid") is False or bool(step.get("mistake"))
+    return states
 
 
 def _compared(recorded: _Recorded, answers: list[Samples], world: ImaginedWorld) -> dict:

@@ -156,6 +156,8 @@ class ImaginedWorld(Wrapper):
         except (InputError, UsageError) as e:  # too long a prompt; a style that needs functions
             raise EnvironmentFailed(f"{self.spec}: step: {e}") from None
         observation = imagination.observation(sample)
+        if not observation.valid:  # a refused action leaves the state as it was, as in training
+            return observation
         self._steps = (*self._steps, {"observation": self._last.text, "action": action})
         self._last, self._admissible = observation, None
         return observation

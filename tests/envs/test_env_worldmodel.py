@@ -102,6 +102,25 @@ def test_an_episode_is_imagined_step_by_step(recorded, verdict):
         env.step("fly")
 
 
+def test_a_refused_action_leaves_no_trace(recorded):
+    env, trajectory = imagined(recorded, verdict=True), recorded[0]
+    first = trajectory["steps"][0]
+    prompt = json.dumps(REACT.world_model(trajectory["instruction"], [], first["observation"], "fly", "verdict"))
+    env.imagination.model.answers[prompt] = "<next_state>\nYou cannot fly.\ninvalid\n</next_state>"
+    env.reset(trajectory["task"])
+    refused = env.step("fly")
+    assert (refused.text, refused.valid, refused.changed) == ("You cannot fly.", False, False)
+    assert env.step(first["action"]).text == trajectory["steps"][1]["observation"]
+    turns = [
+        {"observation": first["observation"], "action": "fly", "valid": False},
+        {"observation": "You cannot fly.", "action": first["action"], "valid": True},
+    ]
+    episode = {"type": "episode", "id": "e", "env": "house", "success": False, "transcript": turns}
+    episode |= {"instruction": trajectory["instruction"], "final": trajectory["steps"][1]["observation"]}
+    (compared,) = accuracy([episode], env)
+    assert compared["right"] == [True, True] and compared["verdicts"] == [True, None]
+
+
 def test_what_is_no_answer_is_an_error(recorded):
     observation = imagined(recorded, verdict=True).imagination.observation
     assert observation(Sample("<next_state>\nNo.\ninvalid\n</next_state>")).valid is False
