@@ -403,6 +403,8 @@ TEXTS = {
     "env-check": f"env check '{SAFE}' -n 1 --seed 2 --action look --timeout 20",
     "env-check-json": "env check house -n 1 --json",
     "env-conformance": "env check house -n 1 --conformance",
+    "env-accuracy": "env accuracy 'worldmodel:tiny?max_tokens=9&env=house' @eval-expert",
+    "env-accuracy-json": "env accuracy 'worldmodel:tiny?max_tokens=9&env=house' @expert --json",
     "env-play": "env play house --task test/3 --split test -o played.jsonl",
     "panel-check": "panel --check @panel --apart-from @expert",
 }
@@ -422,6 +424,7 @@ NO_EFFECT = {
     "--costs": "the times of a run are written to a file of their own; tests/evidence/test_costing.py",
     "plan": "reads the times of runs; tests/evidence/test_costing.py",
     "env list": "text, and opens what happens to be installed",
+    "env record": "waits for a person in a window; tests/envs/test_env_web.py",
 }
 
 
