@@ -125,7 +125,7 @@ class Statistics:
         group.add_lengths(steps=len(record["steps"]))
         group.tasks.add("/".join(key_of(record)))
         group.alternatives.add(record)
-        if record.get("outcome"):
+        if record.get("outcome") and not record["outcome"].get("imagined"):
             group.add_share("success", succeeded(record["outcome"]), 1)
         return key_of(record), tuple(canonical(step["action"]) for step in record["steps"])
 

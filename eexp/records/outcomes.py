@@ -38,10 +38,11 @@ OUTCOMES = {
 def finishes(outcome: dict) -> bool:
     """Return whether an outcome completes the task.
 
-    That is a success (`records.succeeded`); where neither `success` nor a score says anything, the end of the episode.
+    That is a success (`records.succeeded`); where neither `success` nor a score says anything, the end of the episode,
+    unless a world model has imagined it.
     """
     if outcome.get("success") is None and outcome.get("score") is None:
-        return bool(outcome.get("done"))
+        return bool(outcome.get("done")) and not outcome.get("imagined")
     return succeeded(outcome)
 
 

@@ -50,7 +50,8 @@ def facets_of(record: dict) -> Iterator[tuple[str, str]]:
                 if alternative.get("pool"):
                     yield "pool", alternative["pool"]
         if record.get("outcome"):
-            yield "success", "yes" if finishes(record["outcome"]) else "no"
+            is_known = not record["outcome"].get("imagined")
+            yield "success", "unknown" if not is_known else "yes" if finishes(record["outcome"]) else "no"
     elif kind == "episode":
         yield "success", "unknown" if record["success"] is None else "yes" if record["success"] else "no"
     elif kind == "example" and record.get("transition"):

@@ -76,7 +76,7 @@
     const facts = [];
     if (row.type === "unreadable") facts.push("cannot be read");
     else facts.push(row.kind ? `${row.type}, ${row.kind}` : row.type);
-    if (row.success !== undefined) facts.push(row.success ? "✓ success" : "✗ failure");
+    if (row.success !== undefined) facts.push(verdict(row.success));
     if (row.difference) facts.push(row.difference);
     if (row.steps !== undefined) facts.push(many(row.steps, "step", "steps"));
     for (const [mark, n] of Object.entries(row.marks ?? {})) facts.push(`${n} ${state.outcomes[mark]}`);
@@ -139,6 +139,7 @@
   // -- a record ------------------------------------------------------------------------------------------------------
 
   const words = () => wordsOf(choice.q);
+  const verdict = (success) => (success ? "✓ success" : success === null ? "imagined" : "✗ failure");
   const tag = (kind, text) => element("span", { class: `tag ${kind}` }, text);
   const number = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2));
   const text = (value, kind) => folded(String(value ?? ""), kind, words());
@@ -240,7 +241,7 @@
     }));
     if (record.final) path.append(stateOf((record.transcript ?? []).length, `the end, ${(record.transcript ?? []).length}`, text(record.final, "seen")));
     return element("section", { "aria-label": record.model ?? "episode" }, element("h3", {}, record.model ?? "episode"),
-      element("p", { class: "note" }, tag(record.success ? "yes" : "no", record.success ? "✓ success" : "✗ failure"),
+      element("p", { class: "note" }, tag(record.success ? "yes" : record.success === null ? "plain" : "no", verdict(record.success)),
         `${many(record.steps, "step", "steps")}, ${record.invalid ?? 0} refused`), path);
   }
   function episode(record) {

@@ -31,7 +31,7 @@ def row(index: Index, entry: int) -> dict:
     if (step := step_of(record)) is not None:
         line["step"] = step
     if record["type"] == "episode":
-        line |= {"success": bool(record["success"]), "model": record.get("model")}
+        line |= {"success": record["success"], "model": record.get("model")}
     if record["type"] == "trajectory":
         marks = [mark for step in marks_of(record) for mark in step]
         line["marks"] = {mark: marks.count(mark) for mark in OUTCOMES if mark in marks}

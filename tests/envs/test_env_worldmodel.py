@@ -24,6 +24,7 @@ from eexp.examples.world_model import world_model_data
 from eexp.models.base import Draw, Model, PlaySettings, Sample, Samples
 from eexp.prompts import PromptStyle, get_style, style_from_dict
 from eexp.records.imagination import is_imagined
+from eexp.records.outcomes import finishes
 from eexp.records.types import check
 from eexp.workers.jobs import InProcess
 
@@ -199,6 +200,7 @@ def test_an_imagined_record_is_shown_and_counted_as_one(files):
     shown = run("show", files["episode"]).ok().out.decode()
     assert "imagined, score None" in shown and "failure" not in shown
     assert "success" not in run("stats", "--json", files["episode"]).ok().records[0].get("shares", {})
+    assert not finishes({"done": True, "score": None, "imagined": "sha256:1"}) and finishes({"done": True})
     own = run("import", "episodes", "--no-replay", files["episode"]).ok().records
     assert own[0]["outcome"]["success"] is None and own[0]["env"] == SPEC
     run("import", "messages", "--env", SPEC, files["real"]).one_error(2, "shows nothing of a record")
