@@ -175,14 +175,18 @@ def accuracy_command(spec: str, files: tuple[str, ...], as_json: bool) -> None:
     from eexp.envs import open_env
     from eexp.envs.imagined import ImaginedWorld
     from eexp.envs.opening import imagined_env
-    from eexp.errors import UsageError
+    from eexp.errors import InputError, UsageError
     from eexp.records.jsonl import dumps, read, write_to_stdout
 
     with open_env(spec) as world:
         if not isinstance(world, ImaginedWorld):
             raise UsageError(f"{spec}: expected an imagined environment, worldmodel:MODEL?env=ENV")
-        total = Accuracy()
-        for compared in accuracy(read(files or ["-"], "trajectory", "episode"), world, imagined_env(spec)):
+        total, records = Accuracy(), read(files or ["-"], "trajectory", "episode")
+
+        def fail(record: dict, error: InputError) -> None:
+            raise type(error)(f"{records.place}: {error}") from None
+
+        for compared in accuracy(records, world, imagined_env(spec), on_error=fail):
             total.add(compared)
             if as_json:
                 write_to_stdout(dumps(compared))

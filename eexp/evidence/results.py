@@ -63,7 +63,10 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         key = key_of(e)
         trial = e.get("seed", 0)
         place = getattr(episodes, "place", name)
-        refuse_imagined(e, "success")
+        try:
+            refuse_imagined(e, "success")
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from None
         if (key, trial) in trials:
             raise InputError(
                 f"{place}: task {key[1]}, trial {trial} occurs twice (first in {trials[key, trial]}); "
