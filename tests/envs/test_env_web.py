@@ -568,6 +568,9 @@ before = ['open /login', 'open /', 'type textbox "Put" -> "oil"', 'click button 
         assert begin(env).text == first.text and env._site.starts == 1
         with pytest.raises(EnvironmentFailed, match=r'before: click button "Gone": / has no such element'):
             begin(env, "gone")
+        recorder = env.recorder(env.task_named("note"), window=False)
+        assert recorder.record(lambda: "stop []") == ["stop []"], "what came before is no part of the demonstration"
+        assert "Notes of ann" in recorder.page.evaluate("document.body.textContent")
 
 
 EXAMPLES = ROOT / "examples" / "web"

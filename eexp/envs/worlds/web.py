@@ -119,6 +119,7 @@ class Web(Environment):
         self._episode: object = None
         self._begun: dict[tuple[str, tuple[str, ...]], _Beginning] = {}  # by where and how an episode is begun
         self._refused: Counter[str] = Counter()
+        self._is_recorded = self._has_window = False  # whether new pages are for a person, and seen
         self._demonstrations: dict[str, list[str]] = {}  # by the id of the task, in place of those of the file
         self.ways = {"loaded": 0, "repeated": 0}  # how often a state was restored by loading, and by the whole episode
 
@@ -397,7 +398,8 @@ class Web(Environment):
         return action == "scroll down" and (self._followed >= len(script) or script[self._followed] != action)
 
     def demonstrate(self, task: dict, script: list[str]) -> None:
-        """Let the expert of a task follow a demonstration in place of the one in the file, from the next reset on."""
+        """Let the expert of a task follow a demonstration in place of the one in the file, in a new browser."""
+        self.close()
         self._demonstrations[self._tasks.find(task).id] = script
 
     def recorder(self, task: dict, window: bool = True) -> Recorder:
@@ -411,17 +413,16 @@ class Web(Environment):
         """
         self.close()
         found = self._tasks.find(task)
-
-        def begin() -> Recorder:
-            self._browser = chromium.Browser(self._limit, self._sandbox, self._site.address, window)
-            self._site.begin()
-            script = _SCRIPT.read_text() + RECORDING.read_text()
-            page = RecordedPage(self._browser, script, WIDTH, HEIGHT, self._site.address, self._file.site.hide)
-            if window:
-                page.show_whole(WIDTH, HEIGHT)
-            return Recorder(page, found.instruction, self._site.address.origin + found.start)
-
-        return self._do("record", begin)
+        self._is_recorded, self._has_window = True, window
+        try:
+            self._do("record", lambda: self._begin(found))
+        finally:
+            self._is_recorded = self._has_window = False
+        page = self._opened()
+        assert isinstance(page, RecordedPage)
+        if window:
+            self._do("record", lambda: page.show_whole(WIDTH, HEIGHT))
+        return Recorder(page, found.instruction)
 
     # -- states ------------------------------------------------------------------------------------------------------
 
@@ -498,13 +499,15 @@ class Web(Environment):
     def _new_page(self) -> SitePage:
         """Open a new page, which shares nothing with the one before."""
         if self._browser is None or not self._browser.usable:
-            self._browser = chromium.Browser(self._limit, self._sandbox, self._site.address)
+            self._browser = chromium.Browser(self._limit, self._sandbox, self._site.address, self._has_window)
             self._page = None
         if self._page is not None:
             self._refused += self._page.refused
             self._page.close()
-        hidden = self._file.site.hide
-        self._page = SitePage(self._browser, _SCRIPT.read_text(), WIDTH, HEIGHT, self._site.address, hidden)
+        kind, script = SitePage, _SCRIPT.read_text()
+        if self._is_recorded:
+            kind, script = RecordedPage, script + RECORDING.read_text()
+        self._page = kind(self._browser, script, WIDTH, HEIGHT, self._site.address, self._file.site.hide)
         self._document, self._document_url = -1, ""
         return self._page
 

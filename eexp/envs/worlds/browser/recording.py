@@ -67,19 +67,19 @@ class Recorder:
     """The recording of one task.
 
     Args:
-        start: The address to begin at.
+        page: The page at the beginning of the task. What was told of it before is not recorded.
 
     Attributes:
         script: The actions so far, as lines of a demonstration.
     """
 
-    def __init__(self, page: RecordedPage, instruction: str, start: str) -> None:
+    def __init__(self, page: RecordedPage, instruction: str) -> None:
         self.page, self.instruction = page, instruction
         self.script: list[str] = []
         self._trail: list[str] = []  # the addresses of the documents before this one
         self._typed: int | None = None  # the element of the latest action, if that was a click
-        page.open(start)
         self._rest()
+        page.events.clear()
         self._document, self._url, page.asked = page.document, page.loaded_url, False
 
     def record(self, ended: Callable[[], str | None], show: Callable[[str], None] = lambda line: None) -> list[str]:
