@@ -150,20 +150,23 @@ class Web(Environment):
         return "" if self._task is None else f"{self._task.instruction}\n{HOW}"
 
     def reset(self, task: dict) -> Observation:
-        self._task, self._episode = None, object()
         found = self._tasks.find(task)
+        self._begin_episode(found)
+        self._task = found
+        if script := self._demonstrations.get(found.id):
+            self._task = structs.replace(found, expert=script)
+        return self._observe()
+
+    def _begin_episode(self, task: WebTask) -> None:
+        """Forget the episode before, and open the page at which a task begins."""
+        self._task, self._episode = None, object()
         self._trail: tuple[str, ...] = ()  # the addresses of the documents before this one
         self._since: tuple[str, ...] = ()  # the actions since this document was loaded
         self._actions: tuple[str, ...] = ()  # all that were accepted
         self._top = 0  # the number of the first line that is shown
         self._followed: int | None = 0  # how many actions of the demonstration were taken; None once it was left
         self._end: Observation | None = None
-
-        self._do("reset", lambda: self._begin(found))
-        self._task = found
-        if script := self._demonstrations.get(found.id):
-            self._task = structs.replace(found, expert=script)
-        return self._observe()
+        self._do("reset", lambda: self._begin(task))
 
     def _begin(self, task: WebTask) -> None:
         """Put the site into its first state and open the address at which a task begins."""
@@ -415,7 +418,7 @@ class Web(Environment):
         found = self._tasks.find(task)
         self._is_recorded, self._has_window = True, window
         try:
-            self._do("record", lambda: self._begin(found))
+            self._begin_episode(found)
         finally:
             self._is_recorded = self._has_window = False
         page = self._opened()
