@@ -25,6 +25,7 @@ from eexp.envs.registry import (
 from eexp.envs.spec_options import refuse_unknown_options, split_options
 from eexp.errors import EexpError, InputError, UsageError
 from eexp.records.imagination import is_imagined
+from eexp.records.runs import split_adapter
 
 _NOT_REPLAYED = "a record that was imported without --env names its format here: import it again with --env SPEC"
 _PROGRAM = f"{PROGRAM.name}:"
@@ -267,6 +268,17 @@ def without_wrappers(spec: str) -> str:
 def imagined_env(spec: str) -> str | None:
     """Return ENV of `worldmodel:MODEL?env=ENV`; None where recorded beginnings stand in its place."""
     return _split_imagined(spec)[2] or None
+
+
+def world_model_files(spec: str) -> list[str]:
+    """Return the model and the file of beginnings that a spec names, as it names them; none in a real environment."""
+    while wrapper_of(spec) in (CHANGED.name, NOISY.name):
+        spec = _split_wrapper(spec)[2]
+    if not is_imagined(spec):
+        return []
+    model, options, _ = _split_imagined(spec)
+    parts = [part for part in split_adapter(model.removeprefix("hf:")) if part]
+    return [*parts, *(options[option] for option in ("style", _BEGINNINGS) if option in options)]
 
 
 def wrapper_files(spec: str) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 
-from eexp.envs.opening import without_wrappers, wrapper_files
+from eexp.envs.opening import without_wrappers, world_model_files, wrapper_files
 from eexp.envs.registry import PROGRAM, SERVERS
 from eexp.envs.spec_options import split_options
+from eexp.records.imagination import is_imagined
 
 
 def named_files(spec: str) -> list[str]:
@@ -18,8 +19,10 @@ def named_files(spec: str) -> list[str]:
     Raises:
         UsageError: The options of the spec are not written as options.
     """
-    own_files = wrapper_files(spec)
+    own_files = [*wrapper_files(spec), *world_model_files(spec)]
     spec = without_wrappers(spec)
+    if is_imagined(spec):  # one without an environment in it
+        return _existing(own_files)
     scheme, _, target = spec.partition(":")
     if scheme == PROGRAM.name:
         return _existing([*own_files, *_words(target)])

@@ -16,6 +16,7 @@ from eexp.acting.rollout import rollout
 from eexp.envs import open_env, unsafe_in_records, without_wrappers
 from eexp.envs.imagined import Imagination, ImaginedWorld, RecordedBeginnings, WorldModelFailed
 from eexp.envs.opening import OpenEnvironments
+from eexp.envs.spec_files import named_files
 from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
 from eexp.examples.imitation import imitation_data
@@ -257,6 +258,10 @@ def test_it_may_begin_where_trajectories_do(recorded, tmp_path):
     assert env.step(recorded[0]["steps"][0]["action"]).text == recorded[0]["steps"][1]["observation"]
     with pytest.raises(InputError, match="has no trajectory 'none'"):
         env.reset({"id": "none"})
+    (tmp_path / "adapter").touch()
+    assert named_files(f"worldmodel:tiny?beginnings={file}") == [str(file)]
+    inner = f"noisy:0.1:worldmodel:hf:{file}+{tmp_path}/adapter?env=textcraft?recipes={file}"
+    assert named_files(inner) == sorted([str(file), f"{tmp_path}/adapter"])
     opened = open_env(f"worldmodel:tiny?beginnings={file}")
     assert len(list(opened.tasks(split))) == 3 and opened.has("fork") and not opened.has("expert")
 
