@@ -261,6 +261,10 @@ class ImportSettings(Checked):
     site: str | None = option(None, metavar="NAME=URL").help(
         "The site of WebArena whose tasks are written, such as shopping=http://localhost:7770 (webarena-tasks)."
     )
+    test: str | None = option(None, type=FILE).help(
+        "A file with the tasks of the split test, such as those of WebArena-Lite; all others are the split train "
+        "(webarena-tasks).  [default: all are the split test]"
+    )
     storage: str | None = option(None, type=FILE).help(
         "The file with the cookies of that site's login, as Playwright saves its storage state (webarena-tasks)."
     )
@@ -278,7 +282,7 @@ class ImportSettings(Checked):
         """Raise UsageError for an option that would change nothing."""
         about_tasks = {"--split": self.split, "--match": self.match, "--map": self.mapping}
         if format != WEBARENA_TASKS:
-            for name, value in {"--site": self.site, "--storage": self.storage}.items():
+            for name, value in {"--site": self.site, "--test": self.test, "--storage": self.storage}.items():
                 if value:
                     raise UsageError(f"{name} is for {WEBARENA_TASKS}")
         about_records = {
@@ -288,7 +292,7 @@ class ImportSettings(Checked):
             "--task-key": self.task_key,
         }
         if format == WEBARENA_TASKS:
-            kept = ("site", "storage", "seed")
+            kept = ("site", "test", "storage", "seed")
             names = [field.name for field in fields(self) if field.name not in kept]
             plain = recorded(ImportSettings(), *names)
             if given := [label for label, value in recorded(self, *names).items() if value != plain[label]]:

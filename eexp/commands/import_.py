@@ -118,7 +118,7 @@ def _write_tasks(stream: Stream, settings: ImportSettings) -> None:
     """Write a file of tasks for `web`, and say which tasks are left out and why."""
     from collections import Counter
 
-    from eexp.formats.webarena import UserSite, configs_in, tasks_file, tasks_from
+    from eexp.formats.webarena import UserSite, configs_in, configs_of, id_of, tasks_file, tasks_from
 
     assert settings.site is not None  # checked with the settings
     site = UserSite.of(settings.site, settings.storage)
@@ -132,8 +132,11 @@ def _write_tasks(stream: Stream, settings: ImportSettings) -> None:
             reasons[str(why)] += 1
             io.keep(config, why)
 
+        test = list(configs_of(settings.test)) if settings.test else []
+        tasks = tasks_from(test, site, count=io.count, leave_out=leave_out)
+        split, names = ("train", {id_of(config) for config in test}) if test else ("test", set())
         configs = io.foreign_records(configs_in(io.files))
-        tasks = tasks_from(configs, site, count=io.count, leave_out=leave_out, on_error=io.fail)
+        tasks += tasks_from(configs, site, split, names, count=io.count, leave_out=leave_out, on_error=io.fail)
         for reason, number in reasons.most_common():
             io.note(f"left out: {number} that {reason}")
         if not tasks:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -102,9 +102,23 @@ def configs_in(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
             yield name, pieces[0][1], whole
 
 
+def configs_of(file: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a file. Raises InputError, with the place, where there is something else."""
+    for name, number, text in configs_in([file]):
+        try:
+            config = loads(text)
+        except InputError as e:
+            raise e.at(f"{name}:{number}") from None
+        if not isinstance(config, dict):
+            raise InputError("expected a JSON object", f"{name}:{number}")
+        yield config
+
+
 def tasks_from(
     configs: Iterable[dict[str, Any]],
     site: UserSite,
+    split: str = "test",
+    apart_from: Collection[str] = (),
     *,
     count: Count = no_count,
     leave_out: OnError = ignore_error,
@@ -115,14 +129,19 @@ def tasks_from(
     Args:
         configs: Tasks of WebArena.
         site: The site on which the tasks are played.
-        count: Called with the number of tasks on other sites, and of those that take N/A alone.
+        split: Their split.
+        apart_from: Ids of tasks that are passed over.
+        count: Called with the numbers of tasks that are passed over, and of those that take N/A alone.
         leave_out: Called with a task that `web` cannot play or judge as it is meant, and with the reason.
         on_error: Called with what is no task, or has the id of another one.
     """
     tasks: dict[str, dict[str, Any]] = {}
     for config in configs:
+        if id_of(config) in apart_from:
+            count("task[s] of --test", 1)
+            continue
         try:
-            task = task_of(config, site)
+            task = task_of(config, site, split)
             if task["id"] in tasks:
                 raise InputError(f"another task has the task_id {task['id']}", "$.task_id")
         except OtherSite:
@@ -138,7 +157,12 @@ def tasks_from(
     return list(tasks.values())
 
 
-def task_of(config: dict[str, Any], site: UserSite) -> dict[str, Any]:
+def id_of(config: dict[str, Any]) -> str:
+    """Return the name of a task: that of WebArena also for a task of WebArena-Lite, which numbers them anew."""
+    return str(config.get("old_task_id", config.get("task_id")))
+
+
+def task_of(config: dict[str, Any], site: UserSite, split: str = "test") -> dict[str, Any]:
     """Return a task of `web` for one of WebArena.
 
     Raises:
@@ -166,11 +190,15 @@ def task_of(config: dict[str, Any], site: UserSite) -> dict[str, Any]:
     if not isinstance(kinds, list) or not kinds:
         raise InputError("expected a list", "$.eval.eval_types")
     judges = [judge for kind in kinds for judge in _judges(str(kind), judged, site)]
+    if "old_task_id" in config:  # WebArena-Lite asks that single words are words of their own
+        judges = [
+            judge | {"words": True} if "includes" in (judge | judge.get("value", {})) else judge for judge in judges
+        ]
     if not judges:
         raise CannotSay("say no condition")
     return {
-        "id": str(config["task_id"]),
-        "split": "test",
+        "id": id_of(config),
+        "split": split,
         "kind": "+".join(map(str, kinds)),
         "start": site.address(start),
         "instruction": f"{intent.strip()}\n{IMPOSSIBLE}",
@@ -205,7 +233,7 @@ def _answer_judge(how: str, value: Any) -> dict[str, Any]:
         case "exact_match":
             return {"answer": _text(value, where)}
         case "must_include":
-            return {"includes": _texts(value, where)}
+            return {"includes": _phrases(value, where)}
         case "fuzzy_match" if value == "N/A":
             return {"answer": "N/A"}
         case "fuzzy_match":
@@ -246,9 +274,7 @@ def _page_judges(target: Any, site: UserSite) -> Iterator[dict[str, Any]]:
     if "exact_match" in required:
         value = {"script": script, "equal": _text(required["exact_match"], f"{where}.required_contents")}
     elif "must_include" in required:
-        phrases = _texts(required["must_include"], f"{where}.required_contents")
-        forms = [phrase.split(_OR) if _OR in phrase else phrase for phrase in phrases]
-        value = {"script": script, "includes": forms}
+        value = {"script": script, "includes": _phrases(required["must_include"], f"{where}.required_contents")}
     else:
         raise CannotSay(f"compare a page by {', '.join(map(str, required)) or 'nothing'}")
     yield {"value": value, **judge}
@@ -284,10 +310,12 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _texts(value: Any, where: str) -> list[str]:
-    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+def _phrases(value: Any, where: str) -> list[str | list[str]]:
+    """Return what has to be included: texts, or lists of their forms."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise InputError("expected a list of texts", where)
-    return value
+    return [text.split(_OR) if _OR in text else text for text in texts]
 
 
 def tasks_file(site: UserSite, tasks: list[dict[str, Any]]) -> str:

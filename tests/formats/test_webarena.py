@@ -208,6 +208,30 @@ def test_addresses_of_a_site_with_a_path(tmp_path):
         task_of(json.loads(json.dumps(resolved).replace("/admin", "/administration")), site)
 
 
+def test_the_tasks_of_webarena_lite_are_the_test_split(tmp_path):
+    lite = config(0, answer(must_include=["milk", "5 eggs"]), old_task_id=3)
+    in_page = config(1, page("", must_include=["milk |OR| cream"]), old_task_id=99)
+    tests = write(tmp_path / "lite.jsonl", [lite, in_page])
+    source = write(tmp_path / "test.jsonl", [task for task, *_ in PLAYED[:4]])
+    file = tmp_path / "tasks.toml"
+    command = ("import", "webarena-tasks", "--site", "reddit=http://localhost:9999", "--test", tests)
+    result = run(*command, source, "-o", file).ok()
+    assert "4 in, 5 out, 1 task of --test" in result.err
+    tasks = read_web_tasks(str(file)).task
+    assert [(task.id, task.split) for task in tasks] == [
+        ("3", "test"),
+        ("99", "test"),
+        ("1", "train"),
+        ("2", "train"),
+        ("4", "train"),
+    ]
+    assert tasks[0].judge == [Judge(includes=["milk", "5 eggs"], words=True)]
+    value = PageValue("document.documentElement.outerHTML", includes=[["milk", "cream"]])
+    assert tasks[1].judge == [Judge(value=value, words=True)]
+    tests.write_text("3\n")
+    run(*command, source).one_error(3, "lite.jsonl:1: expected a JSON object")
+
+
 def test_a_single_file_with_one_task(tmp_path):
     source = tmp_path / "1.json"
     source.write_text(json.dumps(PLAYED[0][0], indent=2))
@@ -246,7 +270,7 @@ def test_options_that_do_not_fit(options, message):
         ({"eval": answer()}, "$.eval.reference_answers: expected an object"),
         ({"eval": answer(exact_match=["a"])}, "$.eval.reference_answers.exact_match: expected a text"),
         ({"eval": {"eval_types": ["program_html"], "program_html": [3]}}, "$.eval.program_html: expected objects"),
-        ({"eval": page("", must_include="a")}, "$.eval.program_html.required_contents: expected a list of texts"),
+        ({"eval": page("", must_include=[3])}, "$.eval.program_html.required_contents: expected a list of texts"),
     ],
 )
 def test_what_is_no_task_is_a_bad_record(change, where, tmp_path):
@@ -300,6 +324,11 @@ def test_answers_are_judged_by_webarenas_rules():
         for (stop,), expected in [(actions, True) for actions in right] + [(actions, False) for actions in wrong]:
             ending = Ending("http://localhost:9999/", "", stop[6:-1], lambda _: None)
             assert all(holds(judge, ending, None, 9) for judge in judges) == expected, (task, stop)
+    for text, expected in (("some milks", False), ("milk/tea", True), ("it is Milk.", True), ("milkshake", False)):
+        for words in (True, False):
+            ending = Ending("", "", text, lambda _: None)
+            judge = Judge(includes=["milk"], words=words)
+            assert holds(judge, ending, None, 9) == (expected or not words), (text, words)
     spaced = Judge(value=PageValue("v", equal="a &amp; 'b'"))
     for value, expected in (("A  & 'b'", False), ("A  &amp; 'B'", False), ("a &amp;amp; 'b'", True)):
         assert holds(spaced, Ending("", "", None, lambda _, value=value: value), None, 9) == expected

@@ -78,12 +78,12 @@ def holds(judge: Judge, ending: Ending, site: Site, limit: float) -> bool:
         case "script":
             return ending.evaluate(_SCRIPT % judge.script) is True
         case "includes":
-            return ending.answer is not None and _includes(ending.answer, judge.includes or [])
+            return ending.answer is not None and _includes(ending.answer, judge)
     if judge.value is not None:
         value = html.unescape(str(ending.evaluate(_VALUE % judge.value.script)))
         if judge.value.includes is None:
             return _unquoted(value) == _unquoted(judge.value.equal or "")
-        return all(any(_unquoted(form) in _unquoted(value) for form in _forms(p)) for p in judge.value.includes)
+        return _includes(value, judge)
     assert site.directory is not None  # checked with the file of tasks
     if judge.rows is not None:
         return _rows(judge.rows, site.directory, limit) == judge.rows.equal
@@ -103,12 +103,22 @@ def normalised(text: str) -> str:
     return _BLANKS.sub(" ", text).strip(_EDGES).casefold()
 
 
-def _includes(answer: str, phrases: list[str | list[str]]) -> bool:
-    """Return whether an answer contains all phrases; one that is a single character, as a word of its own."""
-    text = _unquoted(answer)
-    if len(phrases) == 1 and all(len(_unquoted(form)) == 1 for form in _forms(phrases[0])):
-        return any(_unquoted(form) in _TOKEN.findall(text) for form in _forms(phrases[0]))
-    return all(any(_unquoted(form) in text for form in _forms(phrase)) for phrase in phrases)
+def _includes(text: str, judge: Judge) -> bool:
+    """Return whether a text includes all that a judge names, each in one of its forms.
+
+    With `words`, a form that is one word has to be a word of the text. Without, this holds for a single character that
+    is all that an answer has to include, as in WebArena, so that 5 is not found in 15.
+    """
+    phrases = judge.includes or (judge.value.includes if judge.value else None) or []
+    text = _unquoted(text)
+    words = {part for word in _TOKEN.findall(text) for part in (word, *word.split("/"))}
+
+    def included(form: str) -> bool:
+        lone = judge.includes is not None and len(phrases) == 1 and len(form) == 1
+        whole = lone or (judge.words and _TOKEN.fullmatch(form))
+        return form in words if whole else form in text
+
+    return all(any(included(_unquoted(form)) for form in _forms(phrase)) for phrase in phrases)
 
 
 def _forms(phrase: str | list[str]) -> list[str]:

@@ -58,7 +58,7 @@ class AddressScript(Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class Judge(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One condition; one of the keys but `score` and `open` says what has to hold at the end."""
+    """One condition; one of the keys but the last three says what has to hold at the end."""
 
     answer: Union[str, list[str], None] = None  # the words of `stop [...]`, or several forms of them
     url: Optional[str] = None  # a regular expression for the whole address, from its first slash on
@@ -68,6 +68,7 @@ class Judge(Struct, forbid_unknown_fields=True, omit_defaults=True):
     includes: Optional[_Phrases] = None  # what the words of `stop [...]` contain
     rows: Optional[QueryResult] = None
     program: Optional[_Command] = None  # ends with exit status 0
+    words: bool = False  # whether what is included has to stand as a word, where it is one
     open: Union[str, AddressScript, None] = None  # an address that is opened before it is judged
     score: Annotated[float, Meta(gt=0)] = 1.0  # its weight among the task's judges
 
@@ -178,6 +179,8 @@ def _check_judge(judge: Judge, where: str, site: SiteDescription) -> None:
         _check_pattern(judge.url, f"{where}.url")
     if judge.value is not None and (judge.value.equal is None) == (judge.value.includes is None):
         raise InputError("expected either equal or includes", f"{where}.value")
+    if judge.words and judge.includes is None and (judge.value is None or judge.value.includes is None):
+        raise InputError("nothing is to be included", f"{where}.words")
     if judge.open is not None and judge.kind not in OF_PAGES:
         raise InputError(f"{judge.kind} looks at no page", f"{where}.open")
     if isinstance(judge.open, str):
