@@ -20,7 +20,6 @@ NEEDS = {
     "searchqa": ["PASSAGES=p.jsonl", "QUESTIONS=q.jsonl"],
     "webarena": ["TASKS=t.toml", "URL=http://localhost:7770", "DEMONSTRATIONS=d.jsonl"],
     "travelplanner": ["DATABASE=database", "QUERIES=q.jsonl"],
-    "webshop": ["TEST_TASKS=0-9", "DEMONSTRATIONS=webshop.json"],
 }
 #: Sections of the paper, and files of the release.
 SOURCE = re.compile(

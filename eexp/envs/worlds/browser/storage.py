@@ -30,14 +30,14 @@ class _Cookie(msgspec.Struct, rename="camel"):
         return parameters
 
 
-class _Entry(msgspec.Struct):
+class _StoredText(msgspec.Struct):
     name: str
     value: str
 
 
 class _Origin(msgspec.Struct, rename="camel"):
     origin: str
-    local_storage: list[_Entry] = []
+    local_storage: list[_StoredText] = []
 
 
 class _Storage(msgspec.Struct):
