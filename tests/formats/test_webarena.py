@@ -349,7 +349,10 @@ def test_pages_are_judged_by_webarenas_rules(tmp_path, server, storage, all_endi
             return bool(observations[-1].success)
 
         for task, right, wrong in PLAYED[4:]:
-            endings = [(actions, True) for actions in right] + [(actions, False) for actions in wrong]
-            for actions, expected in endings if all_endings else [endings[0], *endings[len(right) :][:1]]:
+            endings = [(actions, False) for actions in wrong[:1] if task["task_id"] in (6, 9)]
+            endings += [(actions, True) for actions in right[:1]]
+            if all_endings:
+                endings = [(actions, True) for actions in right] + [(actions, False) for actions in wrong]
+            for actions, expected in endings:
                 assert play(task, actions) == expected, (task, actions)
         assert "kept 41" in env.reset(tasks["7"]).text  # what the file of the login stores for the site
