@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command("import")
-@click.argument("format", type=TableName(Name(IMPORT_FORMATS)))
+@click.argument("format", type=TableName(Name(IMPORT_FORMATS)), metavar="FORMAT")
 @option(None, "--env", type=options.ENV, metavar="SPEC", envvar="EEXP_ENV", shell_complete=options.complete_env).help(
     "Replay every record in this environment, check what was recorded and fill in what was not. "
     "Episodes name theirs; exec: programs, classes and servers have to be named here all the same.  "
