@@ -296,6 +296,8 @@ RECORDS = {
     "import-episodes": "import episodes --success -j 1 @eval-expert @eval-random",
     "import-episodes-drop": "import episodes --drop-invalid --distinct --min-score 0 -j 1 @eval-tiny",
     "import-episodes-as-they-are": "import episodes --no-replay --name played --min-score 0 @eval-tiny",
+    "import-tasks": "import webarena-tasks --site reddit=http://localhost:9999 --test @webarena.json "
+    "--storage @storage.json @webarena.json",
     "import-rows": "import expert_sft --name kitchen @export-log-rows @messages.jsonl",
     "import-rows-world": "import iwm_sft --task-key id @export-log-rows-world",
     "import-rows-reflection": "import reflection_sft @export-log-rows-reflection",
@@ -450,6 +452,16 @@ GIVEN = {
     "safe.sh": (ROOT / "examples" / "safe.sh").read_text(),
     "style.toml": 'name = "mine"\n\n[act]\nsystem = "Act. Write: Do: <action>"\nlist_admissible = true\n\n'
     '[action]\nopen = "Do: "\n\n[thought]\nopen = "Because: "\nask = "\\nSay why first."\n\n[history]\nsteps = 4\n',
+    "storage.json": "{}",
+    "webarena.json": json.dumps(
+        {
+            "sites": ["reddit"],
+            "task_id": 1,
+            "start_url": "__REDDIT__",
+            "intent": "Do it.",
+            "eval": {"eval_types": ["string_match"], "reference_answers": {"must_include": ["a", "b"]}},
+        }
+    ),
     "names.json": json.dumps({f"house_{n}": f"train:train/{n}" for n in range(6)}),
     "countdown.py": '''
 from eexp.envs import Environment, Observation

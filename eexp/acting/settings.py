@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eexp.acting.audit import FIRST, FIRST_SHARE
 from eexp.envs.base import FORK_AUTO, FORK_WAYS
 from eexp.errors import InputError, UsageError
-from eexp.formats.names import ALL, ARGUMENT, EPISODES, LAST, MARKED, ROWS, WHOLE, WITHOUT_TOOLS
+from eexp.formats.names import (
+    ALL,
+    ARGUMENT,
+    EPISODES,
+    LAST,
+    MARKED,
+    ROWS,
+    WEBARENA_TASKS,
+    WHOLE,
+    WITHOUT_TOOLS,
+)
 from eexp.records.record import canonical
 from eexp.settings import (
     ADMISSIBLE,
@@ -248,6 +258,16 @@ class ImportSettings(Checked):
         "Which to believe where record and environment differ. record: refuse the record. environment: count the "
         "difference and write what the environment answers."
     )
+    site: str | None = option(None, metavar="NAME=URL").help(
+        "The site of WebArena whose tasks are written, such as shopping=http://localhost:7770 (webarena-tasks)."
+    )
+    test: str | None = option(None, type=FILE).help(
+        "A file with the tasks of the split test, such as those of WebArena-Lite; all others are the split train "
+        "(webarena-tasks).  [default: all are the split test]"
+    )
+    storage: str | None = option(None, type=FILE).help(
+        "The file with the cookies of that site's login, as Playwright saves its storage state (webarena-tasks)."
+    )
     admissible: int | None = ADMISSIBLE.field()
     seed: int = SEED.field()
 
@@ -261,13 +281,27 @@ class ImportSettings(Checked):
     def check(self, format: str, replayed: bool) -> None:
         """Raise UsageError for an option that would change nothing."""
         about_tasks = {"--split": self.split, "--match": self.match, "--map": self.mapping}
+        if format != WEBARENA_TASKS:
+            for name, value in {"--site": self.site, "--test": self.test, "--storage": self.storage}.items():
+                if value:
+                    raise UsageError(f"{name} is for {WEBARENA_TASKS}")
         about_records = {
             "--action": self.action,
             "--branches": self.branches == ALL,
             "--drop-closing": self.drop_closing,
             "--task-key": self.task_key,
         }
-        if format in ROWS:
+        if format == WEBARENA_TASKS:
+            kept = ("site", "test", "storage", "seed")
+            names = [field.name for field in fields(self) if field.name not in kept]
+            plain = recorded(ImportSettings(), *names)
+            if given := [label for label, value in recorded(self, *names).items() if value != plain[label]]:
+                raise UsageError(
+                    f"--{given[0].replace('_', '-')} is for trajectories; {WEBARENA_TASKS} become a file of tasks"
+                )
+            if self.site is None:
+                raise UsageError(f"{WEBARENA_TASKS}: name a site that you run: --site shopping=http://localhost:7770")
+        elif format in ROWS:
             about_trajectories = {
                 **about_tasks,
                 "--action": self.action,

@@ -11,8 +11,8 @@ from click.core import ParameterSource
 from eexp.acting.settings import ImportSettings
 from eexp.console import options
 from eexp.console.parameters import TableName, command_options, option
-from eexp.errors import UsageError, environment_errors
-from eexp.formats.names import EPISODES, IMPORT_FORMATS, ROWS
+from eexp.errors import InputError, UsageError, environment_errors
+from eexp.formats.names import EPISODES, IMPORT_FORMATS, ROWS, WEBARENA_TASKS
 from eexp.settings import Name
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command("import")
-@click.argument("format", type=TableName(Name(IMPORT_FORMATS)))
+@click.argument("format", type=TableName(Name(IMPORT_FORMATS)), metavar="FORMAT")
 @option(None, "--env", type=options.ENV, metavar="SPEC", envvar="EEXP_ENV", shell_complete=options.complete_env).help(
     "Replay every record in this environment, check what was recorded and fill in what was not. "
     "Episodes name theirs; exec: programs, classes and servers have to be named here all the same.  "
@@ -53,6 +53,9 @@ def command(
     observations, admissible actions and outcome. Missing observations are filled in. A task is found by its id: the
     name in the record, or the end of that name after a / or _. For other names, see --match and --map.
 
+    webarena-tasks reads task files of WebArena, which BrowserGym plays, too, and writes a file of tasks in TOML for
+    `web?tasks=FILE`: those of one site that you run (--site).
+
     Episodes name their environment and their task, and are replayed there. They must end as recorded, too. With
     --success, this is rejection sampling: the episodes in which a model succeeded become the demonstrations of its next
     round.
@@ -68,6 +71,10 @@ def command(
     from eexp.formats.episodes import Selector
     from eexp.records.imagination import is_imagined
 
+    if format == WEBARENA_TASKS:
+        settings.check(format, replayed=False)
+        _write_tasks(stream, settings)
+        return
     if (settings.no_replay or format in ROWS) and env:
         if click.get_current_context().get_parameter_source("env") is ParameterSource.COMMANDLINE:
             reason = "--no-replay asks for none" if settings.no_replay else f"rows of {format} become examples"
@@ -105,6 +112,36 @@ def command(
         with open_pool(env) as pool:
             for trajectory in _replayed(io, format, tasks, pool, settings, selector):
                 io.write(trajectory)
+
+
+def _write_tasks(stream: Stream, settings: ImportSettings) -> None:
+    """Write a file of tasks for `web`, and say which tasks are left out and why."""
+    from collections import Counter
+
+    from eexp.formats.webarena import UserSite, configs_in, configs_of, id_of, tasks_file, tasks_from
+
+    assert settings.site is not None  # checked with the settings
+    site = UserSite.of(settings.site, settings.storage)
+    stream.need_all_records(f"{WEBARENA_TASKS} become one file")
+    if stream.resume:
+        raise UsageError(f"--resume goes on from records, and {WEBARENA_TASKS} become a file of tasks")
+    reasons: Counter[str] = Counter()
+    with stream.open("import") as io:
+
+        def leave_out(config: dict, why: InputError) -> None:
+            reasons[str(why)] += 1
+            io.keep(config, why)
+
+        test = list(configs_of(settings.test)) if settings.test else []
+        tasks = tasks_from(test, site, count=io.count, leave_out=leave_out)
+        split, names = ("train", {id_of(config) for config in test}) if test else ("test", set())
+        configs = io.foreign_records(configs_in(io.files))
+        tasks += tasks_from(configs, site, split, names, count=io.count, leave_out=leave_out, on_error=io.fail)
+        for reason, number in reasons.most_common():
+            io.note(f"left out: {number} that {reason}")
+        if not tasks:
+            raise InputError(f"no task of {site.name} is left")
+        io.write_text(tasks_file(site, tasks), len(tasks))
 
 
 def _as_recorded(io: Stream, format: str, settings: ImportSettings, selector: Selector) -> Iterator[dict]:

@@ -515,6 +515,11 @@ class Stream(AbstractContextManager):
                 len(step.get("alternatives") or ()) for step in record.get("steps") or ()
             )
 
+    def write_text(self, text: str, records: int) -> None:
+        """Write a text that is no record, and count what it holds as written."""
+        self._write(text.encode())
+        self.counts["out"] += records
+
     def _entry_for(self, record: dict) -> str:
         """Return the line of this stage for the lineage of a record.
 

@@ -23,6 +23,7 @@ LAST, ALL = "last", "all"  # which branches of a graph of messages `eexp import`
 ROWS = {"expert_sft": "imitation", "iwm_sft": "world_model", "reflection_sft": "reflection"}
 
 EPISODES = "episodes"  # episodes of `eexp eval`
+WEBARENA_TASKS = "webarena-tasks"  # task files of WebArena, of which a file of tasks for `web` is made
 
 _CONVERSATIONS = "eexp.formats.conversations"
 IMPORT_FORMATS = Registry(
@@ -38,6 +39,7 @@ IMPORT_FORMATS = Registry(
         INSPECT: ("eexp.formats.logs:INSPECT_FORMAT", "logs of Inspect, as JSON"),
         **{name: ("eexp.formats.sft:Rows", f"rows of messages, examples of {kind}") for name, kind in ROWS.items()},
         EPISODES: ("eexp.formats.episodes:trajectory_of", "episodes of `eexp eval`"),
+        WEBARENA_TASKS: ("eexp.formats.webarena:task_of", "WebArena's task files, as a file of tasks for `web`"),
     },
 )
 EXPORT_FORMATS = Registry(

@@ -1,7 +1,9 @@
-"""Files in TOML that a user writes, read into msgspec's structures."""
+"""Files in TOML: those that a user writes, read into msgspec's structures, and values to write."""
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,3 +46,23 @@ def read_structure(path: str | Path, structure: type[Structure]) -> Structure:
         return msgspec.convert(table, structure)
     except msgspec.ValidationError as e:
         raise InputError(f"{path}: {explain(str(e))}") from None
+
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def toml_value(value: str | bool | int | float | list | dict) -> str:
+    """Return a value as TOML has it, on one line."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_key(key)} = {toml_value(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if value.isprintable() and ('"' in value or "\\" in value) and "'" not in value:
+        return f"'{value}'"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(key: str) -> str:
+    return key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False)

@@ -58,6 +58,9 @@ RECORDED_AS = {("import", "no_replay"): "replay", ("split", "excluded"): "part"}
 _MORE = "a longer run goes on from a shorter one, so which tasks are played is not compared"
 #: Options that are not recorded, with the reason.
 NOT_RECORDED = {
+    ("import", "site"): "tasks have no lineage",
+    ("import", "test"): "tasks have no lineage",
+    ("import", "storage"): "tasks have no lineage",
     ("rollout", "fork"): "no way to fork changes an outcome",
     ("eval", "number"): _MORE,
     ("eval", "skip"): _MORE,

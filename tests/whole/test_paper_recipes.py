@@ -18,8 +18,8 @@ NAMES = sorted(path.stem for path in PAPER.glob("*.mk") if path.stem != "steps")
 NEEDS = {
     "appworld": ["ROOT=data", "APPWORLD_PYTHON=python"],
     "searchqa": ["PASSAGES=p.jsonl", "QUESTIONS=q.jsonl"],
+    "webarena": ["TASKS=t.toml", "URL=http://localhost:7770", "DEMONSTRATIONS=d.jsonl"],
     "travelplanner": ["DATABASE=database", "QUERIES=q.jsonl"],
-    "webshop": ["TEST_TASKS=0-9", "DEMONSTRATIONS=webshop.json"],
 }
 #: Sections of the paper, and files of the release.
 SOURCE = re.compile(
@@ -61,7 +61,7 @@ def test_a_dry_run_names_every_step_in_either_column(name, tmp_path):
         text = plan(name, tmp_path / "out", f"SETTINGS={column}")
         assert text.startswith(f"# {name}: the settings of the {column}")
         for stage in STAGES:
-            demonstrated_elsewhere = stage == "expert" and name == "webshop"
+            demonstrated_elsewhere = stage == "expert" and name == "webarena"
             assert f"eexp {stage} " in text or demonstrated_elsewhere, (name, stage)
         assert text.count("eexp finetune ") == 4 and text.count("eexp eval ") == 4
         assert "-m 'hf:some/model'" in text and not (tmp_path / "out").exists()
@@ -106,6 +106,15 @@ def test_a_setting_is_of_the_column_else_of_the_other_else_of_eexp(tmp_path):
     text = plan("alfworld", tmp_path, "EPOCHS=7", "LR=", "REFLECT_ALTERNATIVES=world:2", "ADAPTER=--rank 8")
     assert "--epochs 7 --rank 8" in text and "reflect --first 2" in text and "--pool reflect" not in text
     assert f"--init {tmp_path}/world" in text and "but for: REFLECT_ALTERNATIVES EPOCHS LR." in text
+
+
+def test_webshop_runs_in_the_shop_or_on_a_server(tmp_path):
+    assert "eexp expert 'shop' --split train -n 1571 " in plan("webshop", tmp_path)
+    text = plan("webshop", tmp_path, "TEST_TASKS=0-9", "DEMONSTRATIONS=webshop.json")
+    server = "agentgym:http://localhost:36001?env=webshop&test=0-9"
+    assert f"eexp import agenttraj 'webshop.json' --env '{server}' --success" in text and "'shop'" not in text
+    result = make("-n", "-f", PAPER / "webshop.mk", "BASE=tiny", "SERVER=http://localhost:3")
+    assert "webshop needs TEST_TASKS=... DEMONSTRATIONS=..." in result.stderr
 
 
 def test_what_is_missing_is_said_in_one_line(tmp_path):

@@ -22,7 +22,7 @@ from msgspec import structs
 from eexp.envs.base import Environment, Observation
 from eexp.envs.spec_options import option_error, parse_choice, parse_step_limit
 from eexp.envs.worlds.browser import chromium
-from eexp.envs.worlds.browser.judging import Ending, address_within, holds
+from eexp.envs.worlds.browser.judging import Ending, address_of, address_within, holds
 from eexp.envs.worlds.browser.lines import (
     USAGE,
     Line,
@@ -39,6 +39,7 @@ from eexp.envs.worlds.browser.recording import RECORDING, RecordedPage, Recorder
 from eexp.envs.worlds.browser.scripted import ScriptedAction
 from eexp.envs.worlds.browser.site import Site
 from eexp.envs.worlds.browser.site_page import SitePage
+from eexp.envs.worlds.browser.storage import read_storage
 from eexp.envs.worlds.browser.web_tasks import WebTask, read_web_tasks
 from eexp.errors import EnvironmentFailed, UsageError
 from eexp.records.task_file import TasksOfFile
@@ -112,7 +113,10 @@ class Web(Environment):
         chromium.find_chromium()
         self._limit = time_limit()
         self._pictures = Pictures(screenshots) if screenshots else None
-        self._site = Site(self._file.site, Path(tasks).resolve().parent, self._limit)
+        base = Path(tasks).resolve().parent
+        self._site = Site(self._file.site, base, self._limit)
+        storage = self._file.site.storage
+        self._stored = read_storage(base / storage, self._site.address) if storage else None
         self._browser: chromium.Browser | None = None
         self._page: SitePage | None = None
         self._task: WebTask | None = None
@@ -179,13 +183,20 @@ class Web(Environment):
             self._new_page().open_with(start, begun.stored)
         else:
             self._site.begin()
-            self._new_page().open(start)
+            self._open_first(start)
             if before:
                 self._act_before(before)
                 self._keep_beginning(key)
                 self._opened().open(start)
         self._rest()
         self._trail, self._since = (), ()
+
+    def _open_first(self, url: str) -> None:
+        """Begin to open an address in a new page, with the cookies and the storage that the file of tasks names."""
+        if self._stored is None:
+            self._new_page().open(url)
+        else:
+            self._new_page().open_with(url, self._stored)
 
     def _keep_beginning(self, key: tuple[str, tuple[str, ...]]) -> None:
         """Save the state that the actions before an episode lead to, so that the next one can begin there."""
@@ -351,12 +362,13 @@ class Web(Environment):
     def _finish(self, answer: str | None) -> Observation:
         """End the episode and judge it."""
         assert self._task is not None
+        picture = self._take_picture()  # before a judge opens another page
         results = self._judged(answer)
         weights = [judge.score for judge in self._task.judge]
         score = round(sum(weight for weight, result in zip(weights, results) if result) / sum(weights), 4)
         text = f"The episode is over: the task is {'done' if all(results) else 'not done'}."
         self._end = Observation(text, True, 1.0 if all(results) else score, success=all(results))
-        return replace(self._end, screenshot=self._take_picture())
+        return replace(self._end, screenshot=picture)
 
     def _judged(self, answer: str | None) -> list[bool]:
         """Return which of the task's judges hold."""
@@ -365,9 +377,25 @@ class Web(Environment):
 
         def judge() -> list[bool]:
             ending = Ending(self._url, self._whole(), answer, self._opened().evaluate)
-            return [holds(one, ending, self._site, self._limit) for one in judges]
+            # The page that the agent left is looked at first; after that, it is gone.
+            results = [one.open is not None or holds(one, ending, self._site, self._limit) for one in judges]
+            addresses = [address_of(one, ending) for one in judges]
+            for number, (one, address) in enumerate(zip(judges, addresses)):
+                if address is not None:
+                    page = self._ending_at(address) if address else None
+                    results[number] = page is not None and holds(one, page, self._site, self._limit)
+            return results
 
         return self._do(f"judges of task {self._task.id!r}", judge)
+
+    def _ending_at(self, address: str) -> Ending:
+        """Open an address of the site and return what is seen there."""
+        page = self._opened()
+        page.open(self._site.address.origin + address)
+        answer = page.rest()
+        texts = texts_of_lines(View.of(_lines_of(answer)).lines)
+        text = self.mask(f"{answer['title']}\n{address_within(answer['url'])}\n{_LINE_END.join(filter(None, texts))}")
+        return Ending(str(answer["url"]), text, None, page.evaluate)
 
     # -- the demonstration -------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import sqlite3
@@ -27,6 +28,17 @@ _SCRIPT = """
   }
 })()
 """
+#: The same of a script whose value is a text.
+_VALUE = """
+(() => {
+  try {
+    return String(%s ?? "");
+  } catch {
+    return "";
+  }
+})()
+"""
+_TOKEN = re.compile(r"\w+(?:[-.,:/']\w+)*|[^\w\s]")
 _EDGES = " \t\n.,;:!?\"'`"
 _BLANKS = re.compile(r"\s+")
 #: What a query may do: read. Another database, for one, is not attached.
@@ -65,15 +77,59 @@ def holds(judge: Judge, ending: Ending, site: Site, limit: float) -> bool:
             return _BLANKS.sub(" ", judge.text or "").strip() in _BLANKS.sub(" ", ending.text)
         case "script":
             return ending.evaluate(_SCRIPT % judge.script) is True
+        case "includes":
+            return ending.answer is not None and _includes(ending.answer, judge)
+    if judge.value is not None:
+        value = html.unescape(str(ending.evaluate(_VALUE % judge.value.script)))
+        if judge.value.includes is None:
+            return _unquoted(value) == _unquoted(judge.value.equal or "")
+        return _includes(value, judge)
     assert site.directory is not None  # checked with the file of tasks
     if judge.rows is not None:
         return _rows(judge.rows, site.directory, limit) == judge.rows.equal
     return site.status_of(judge.program or [], site.directory) == 0
 
 
+def address_of(judge: Judge, ending: Ending) -> str | None:
+    """Return the address that a judge opens; None for the last page, "" where its script gives none of the site."""
+    if judge.open is None or isinstance(judge.open, str):
+        return judge.open
+    address = str(ending.evaluate(_VALUE % judge.open.script))
+    return address if address.startswith("/") and not address.startswith("//") else ""
+
+
 def normalised(text: str) -> str:
     """Return an answer in the form in which answers are compared: without case, blanks and punctuation around it."""
     return _BLANKS.sub(" ", text).strip(_EDGES).casefold()
+
+
+def _includes(text: str, judge: Judge) -> bool:
+    """Return whether a text includes all that a judge names, each in one of its forms.
+
+    With `words`, a form that is one word has to be a word of the text. Without, this holds for a single character that
+    is all that an answer has to include, as in WebArena, so that 5 is not found in 15.
+    """
+    phrases = judge.includes or (judge.value.includes if judge.value else None) or []
+    text = _unquoted(text)
+    words = {part for word in _TOKEN.findall(text) for part in (word, *word.split("/"))}
+
+    def included(form: str) -> bool:
+        lone = judge.includes is not None and len(phrases) == 1 and len(form) == 1
+        whole = lone or (judge.words and _TOKEN.fullmatch(form))
+        return form in words if whole else form in text
+
+    return all(any(included(_unquoted(form)) for form in _forms(phrase)) for phrase in phrases)
+
+
+def _forms(phrase: str | list[str]) -> list[str]:
+    return [phrase] if isinstance(phrase, str) else phrase
+
+
+def _unquoted(text: str) -> str:
+    """Return a text in the form in which values are compared: without case, runs of blanks and quotes around it."""
+    text = _BLANKS.sub(" ", text).strip()
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return (text[1:-1] if quoted else text).casefold()
 
 
 def address_within(url: str) -> str:

@@ -15,6 +15,7 @@ from eexp.records.task_file import TaskOfFile
 from eexp.records.toml_file import read_structure
 
 _Command = Annotated[list[str], Meta(min_length=1)]
+_Phrases = Annotated[list[Union[str, list[str]]], Meta(min_length=1)]  # all of them, or of a list any one
 
 
 class SiteDescription(Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -31,6 +32,7 @@ class SiteDescription(Struct, forbid_unknown_fields=True, omit_defaults=True):
     before: list[str] = []  # actions by roles and names before every episode, such as a login
     hide: list[str] = []  # CSS selectors of what is left out
     mask: list[str] = []  # regular expressions of what differs each time
+    storage: Optional[str] = None  # cookies and storage to begin with: a file that Playwright saved
 
 
 class QueryResult(Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -41,15 +43,33 @@ class QueryResult(Struct, forbid_unknown_fields=True, omit_defaults=True):
     equal: list[list[Union[str, int, float, None]]]
 
 
+class PageValue(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A text that JavaScript gives in the page, and what it has to be or to contain."""
+
+    script: str
+    equal: Optional[str] = None
+    includes: Optional[_Phrases] = None
+
+
+class AddressScript(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """JavaScript that gives an address of the site, in the page that the agent left."""
+
+    script: str
+
+
 class Judge(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One condition; one of the keys but `score` says what has to hold at the end."""
+    """One condition; one of the keys but the last three says what has to hold at the end."""
 
     answer: Union[str, list[str], None] = None  # the words of `stop [...]`, or several forms of them
     url: Optional[str] = None  # a regular expression for the whole address, from its first slash on
     text: Optional[str] = None  # words of the page as it is read
     script: Optional[str] = None  # JavaScript that is true in the page
+    value: Optional[PageValue] = None
+    includes: Optional[_Phrases] = None  # what the words of `stop [...]` contain
     rows: Optional[QueryResult] = None
     program: Optional[_Command] = None  # ends with exit status 0
+    words: bool = False  # whether what is included has to stand as a word, where it is one
+    open: Union[str, AddressScript, None] = None  # an address that is opened before it is judged
     score: Annotated[float, Meta(gt=0)] = 1.0  # its weight among the task's judges
 
     @property
@@ -58,7 +78,8 @@ class Judge(Struct, forbid_unknown_fields=True, omit_defaults=True):
         return next((key for key in JUDGES if getattr(self, key) is not None), "")
 
 
-JUDGES = ("answer", "url", "text", "script", "rows", "program")
+JUDGES = ("answer", "url", "text", "script", "value", "includes", "rows", "program")
+OF_PAGES = ("url", "text", "script", "value")  # judges that look at a page, which may be another one than the last
 
 
 class WebTask(TaskOfFile, forbid_unknown_fields=True, omit_defaults=True):
@@ -118,6 +139,8 @@ def _check(tasks: WebTasks, base: Path) -> None:
         raise InputError("expected {port} in one of the words", "$.site.command")
     if site.files and not (base / site.files).exists():
         raise InputError(f"no such file or directory: {site.files!r}", "$.site.files")
+    if site.storage and not (base / site.storage).is_file():
+        raise InputError(f"no such file: {site.storage!r}", "$.site.storage")
     for where, address in (("$.site.ready", site.ready), ("$.site.reset", site.reset or "/")):
         _check_address(address, where)
     for n, pattern in enumerate(site.mask):
@@ -132,8 +155,10 @@ def _check(tasks: WebTasks, base: Path) -> None:
         _check_address(task.start, f"{where}.start")
         for m, judge in enumerate(task.judge):
             _check_judge(judge, f"{where}.judge[{m}]", site)
-        if task.ends == "judged" and any(judge.kind == "answer" for judge in task.judge):
+        if task.ends == "judged" and any(judge.kind in ("answer", "includes") for judge in task.judge):
             raise InputError("an answer is given with stop, so the task ends with it", f"{where}.ends")
+        if task.ends == "judged" and any(judge.open for judge in task.judge):
+            raise InputError("a judge opens another page, so the task ends with stop", f"{where}.ends")
         _check_script(task.before or [], f"{where}.before")
         _check_script(task.expert or [], f"{where}.expert")
 
@@ -152,6 +177,14 @@ def _check_judge(judge: Judge, where: str, site: SiteDescription) -> None:
         raise InputError(f"expected one of {', '.join(JUDGES)}, got {', '.join(keys) or 'none'}", where)
     if judge.url is not None:
         _check_pattern(judge.url, f"{where}.url")
+    if judge.value is not None and (judge.value.equal is None) == (judge.value.includes is None):
+        raise InputError("expected either equal or includes", f"{where}.value")
+    if judge.words and judge.includes is None and (judge.value is None or judge.value.includes is None):
+        raise InputError("nothing is to be included", f"{where}.words")
+    if judge.open is not None and judge.kind not in OF_PAGES:
+        raise InputError(f"{judge.kind} looks at no page", f"{where}.open")
+    if isinstance(judge.open, str):
+        _check_address(judge.open, f"{where}.open")
     if judge.kind in ("rows", "program") and not site.command:
         raise InputError("needs a site with a command, which has a directory", f"{where}.{judge.kind}")
     if judge.rows is not None:
