@@ -298,6 +298,7 @@ def test_a_page_its_windows_and_its_actions(web):
     )
     script = web.step(f"click [{find(first.text, 'link .Script')}]")
     assert script.text.startswith('page "Script" /script')
+    assert 'frame "Inside"\n  text "Framed words"\n  text "Inner"' in script.text
     asked = web.step(f"click [{find(script.text, 'button .Ask')}]")
     assert "note: confirm, answered with OK: Really?" in asked.text and "Clicked yes" in asked.text
     fetched = web.step(f"click [{find(script.text, 'button .Fetch')}]")
