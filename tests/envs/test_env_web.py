@@ -571,6 +571,16 @@ before = ['open /login', 'open /', 'type textbox "Put" -> "oil"', 'click button 
             begin(env, "gone")
 
 
+@needs_browser
+@pytest.mark.long
+def test_a_person_begins_after_a_login(tmp_path):
+    file = write_tasks(tmp_path, SITE + "before = ['open /login']\n" + TASKS)
+    with open_env(f"web?tasks={file}&run=yes") as env:
+        recorder = env.recorder(env.task_named("note"), window=False)
+        assert recorder.page.evaluate("document.body.textContent.includes('Notes of ann')")
+        assert recorder.record(lambda: "stop []") == ["stop []"], "and what was done before is not recorded"
+
+
 EXAMPLES = ROOT / "examples" / "web"
 
 

@@ -149,8 +149,17 @@ class Web(Environment):
         return "" if self._task is None else f"{self._task.instruction}\n{HOW}"
 
     def reset(self, task: dict) -> Observation:
-        self._task, self._episode = None, object()
         found = self._tasks.find(task)
+        self._forget()
+        self._do("reset", lambda: self._begin(found))
+        self._task = found
+        if script := self._demonstrations.get(found.id):
+            self._task = structs.replace(found, expert=script)
+        return self._observe()
+
+    def _forget(self) -> None:
+        """Leave the episode before."""
+        self._task, self._episode = None, object()
         self._trail: tuple[str, ...] = ()  # the addresses of the documents before this one
         self._since: tuple[str, ...] = ()  # the actions since this document was loaded
         self._actions: tuple[str, ...] = ()  # all that were accepted
@@ -158,16 +167,10 @@ class Web(Environment):
         self._followed: int | None = 0  # how many actions of the demonstration were taken; None once it was left
         self._end: Observation | None = None
 
-        self._do("reset", lambda: self._begin(found))
-        self._task = found
-        if script := self._demonstrations.get(found.id):
-            self._task = structs.replace(found, expert=script)
-        return self._observe()
-
     def _begin(self, task: WebTask) -> None:
         """Put the site into its first state and open the address at which a task begins."""
         start = self._site.address.origin + task.start
-        before = tuple(self._file.site.before if task.before is None else task.before)
+        before = self._actions_before(task)
         opens = bool(before) and before[0].startswith("open ")  # it begins at an address of its own
         key = ("" if opens else task.start, before)
         if begun := self._begun.get(key):
@@ -182,6 +185,10 @@ class Web(Environment):
                 self._opened().open(start)
         self._rest()
         self._trail, self._since = (), ()
+
+    def _actions_before(self, task: WebTask) -> tuple[str, ...]:
+        """Return the actions before an episode of a task."""
+        return tuple(self._file.site.before if task.before is None else task.before)
 
     def _keep_beginning(self, key: tuple[str, tuple[str, ...]]) -> None:
         """Save the state that the actions before an episode lead to, so that the next one can begin there."""
@@ -411,17 +418,32 @@ class Web(Environment):
         """
         self.close()
         found = self._tasks.find(task)
+        self._forget()
 
         def begin() -> Recorder:
             self._browser = chromium.Browser(self._limit, self._sandbox, self._site.address, window)
-            self._site.begin()
+            start = self._site.address.origin + found.start
+            stored = self._stored_before(found)
             script = _SCRIPT.read_text() + RECORDING.read_text()
             page = RecordedPage(self._browser, script, WIDTH, HEIGHT, self._site.address, self._file.site.hide)
             if window:
                 page.show_whole(WIDTH, HEIGHT)
-            return Recorder(page, found.instruction, self._site.address.origin + found.start)
+            if stored:
+                page.open_with(start, stored)
+            return Recorder(page, found.instruction, start)
 
         return self._do("record", begin)
+
+    def _stored_before(self, task: WebTask) -> tuple[list[dict], list] | None:
+        """Begin a task in a page of its own and return what is stored then; None if it has no actions before it."""
+        if not self._actions_before(task):
+            self._site.begin()
+            return None
+        self._begin(task)
+        stored = self._opened().stored()
+        self._opened().close()
+        self._page = None
+        return stored
 
     # -- states ------------------------------------------------------------------------------------------------------
 
