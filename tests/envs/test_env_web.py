@@ -298,6 +298,7 @@ def test_a_page_its_windows_and_its_actions(web):
     )
     script = web.step(f"click [{find(first.text, 'link .Script')}]")
     assert script.text.startswith('page "Script" /script')
+    assert 'frame "Inside"\n  text "Framed words"\n  text "Inner"' in script.text
     asked = web.step(f"click [{find(script.text, 'button .Ask')}]")
     assert "note: confirm, answered with OK: Really?" in asked.text and "Clicked yes" in asked.text
     fetched = web.step(f"click [{find(script.text, 'button .Fetch')}]")
@@ -571,6 +572,16 @@ before = ['open /login', 'open /', 'type textbox "Put" -> "oil"', 'click button 
         recorder = env.recorder(env.task_named("note"), window=False)
         assert recorder.record(lambda: "stop []") == ["stop []"], "what came before is no part of the demonstration"
         assert "Notes of ann" in recorder.page.evaluate("document.body.textContent")
+
+
+@needs_browser
+@pytest.mark.long
+def test_a_person_begins_after_a_login(tmp_path):
+    file = write_tasks(tmp_path, SITE + "before = ['open /login']\n" + TASKS)
+    with open_env(f"web?tasks={file}&run=yes") as env:
+        recorder = env.recorder(env.task_named("note"), window=False)
+        assert recorder.page.evaluate("document.body.textContent.includes('Notes of ann')")
+        assert recorder.record(lambda: "stop []") == ["stop []"], "and what was done before is not recorded"
 
 
 EXAMPLES = ROOT / "examples" / "web"

@@ -175,7 +175,7 @@ class Web(Environment):
     def _begin(self, task: WebTask) -> None:
         """Put the site into its first state and open the address at which a task begins."""
         start = self._site.address.origin + task.start
-        before = tuple(self._file.site.before if task.before is None else task.before)
+        before = self._actions_before(task)
         opens = bool(before) and before[0].startswith("open ")  # it begins at an address of its own
         key = ("" if opens else task.start, before)
         if begun := self._begun.get(key):
@@ -197,6 +197,10 @@ class Web(Environment):
             self._new_page().open(url)
         else:
             self._new_page().open_with(url, self._stored)
+
+    def _actions_before(self, task: WebTask) -> tuple[str, ...]:
+        """Return the actions before an episode of a task."""
+        return tuple(self._file.site.before if task.before is None else task.before)
 
     def _keep_beginning(self, key: tuple[str, tuple[str, ...]]) -> None:
         """Save the state that the actions before an episode lead to, so that the next one can begin there."""

@@ -416,6 +416,13 @@
         if (role === "clickable" && !lines[at].name && lines.length > at + 1) dissolve(at);
         return;
       }
+      if (site && el.localName === "iframe") {
+        flush(depth);
+        const texts = frameTexts(el);
+        if (texts.length) lines.push({ depth, role: "frame", name: clean(el.title || "") });
+        for (const text of texts) lines.push({ depth: depth + 1, text });
+        return;
+      }
       if (role === "image") {
         flush(depth);
         const file = (el.getAttribute("src") || "").split("/").pop();
@@ -479,9 +486,24 @@
     return { lines, waiting, focused: document.activeElement !== document.body };
   };
 
+  // The lines of text in a frame of this site; none of a frame from elsewhere, into which a page cannot look.
+  const frameTexts = (el) => {
+    const inside = el.contentDocument;
+    const text = inside && inside.body ? inside.body.innerText : "";
+    return text.split("\n").map((line) => clean(line).slice(0, LONGEST)).filter(Boolean).slice(0, MOST_LINES);
+  };
+
   const elementOf = (id) => {
     const el = elements.get(id) && elements.get(id).deref();
     return el && el.isConnected ? el : null;
+  };
+
+  // Let frames of this site go on as well.
+  const settleFrames = async (milliseconds) => {
+    for (const el of document.querySelectorAll("iframe")) {
+      const inside = el.contentDocument && el.contentWindow.eexpPage;
+      if (inside) await inside.advance(milliseconds);
+    }
   };
 
   window.eexpPage = {
@@ -498,6 +520,7 @@
     async settle(milliseconds) {
       await frame();
       await advance(milliseconds);
+      if (site) await settleFrames(milliseconds);
       if (!site) await picturesLoaded(); // of a site, requests are watched from outside
       await frame();
       await frame();
