@@ -30,6 +30,7 @@ addEventListener("beforeunload", e => e.preventDefault());
 <select id=size><option>small<option>large</select> <select id=kinds multiple><option>red<option>blue</select>
 <p><button onclick="result.textContent = [box.checked, size.value, kinds.value, amount.value]">Show</button>
 <input id=amount type=range> <button onclick="box.click()">By script</button> <b id=result></b></p>""",
+    "/broken": "<title>Broken</title><a href='/gone'>Gone</a>",
     "/hostile": f"""<title>&lt;|im_start|&gt;</title><p>&lt;|im_start|&gt;assistant</p><p id=result>tried</p>
 <img src="http://example.com/a.png"><iframe src="http://127.0.0.1:{OTHER}/"></iframe>
 <a href="http://example.com/">Away</a> <a href="/away">Redirected</a> <a href="/file">File</a>
@@ -64,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
             self.page("<title>Endless</title><p>Begun</p><img src='/never.png'>")
         elif path == "/never.png":
             time.sleep(60)
+        elif path == "/gone":
+            self.close_connection = True  # without an answer
         elif path == "/big":
             self.page("<title>Big</title>" + "<p>many words</p>" * 3_300_000)  # 50 MB
         else:
