@@ -67,11 +67,20 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(autouse=True)
 def _no_variable_outlives_its_test():
     """Restore the environment variables that commands in this process set for the processes they start."""
-    before = dict(os.environ)
+    before = _variables()
     yield
-    if os.environ != before:
-        os.environ.clear()
+    after = _variables()
+    if after != before:
+        for name in after.keys() - before.keys():
+            del os.environ[name]
         os.environ.update(before)
+
+
+def _variables() -> dict[str, str]:
+    """Return all environment variables but the one in which pytest names the phase of a test."""
+    variables = dict(os.environ)
+    variables.pop("PYTEST_CURRENT_TEST", None)
+    return variables
 
 
 _modules_frozen = 0

@@ -22,6 +22,8 @@ from unittest import mock
 
 ROOT = Path(__file__).parent.parent
 EEXP = [sys.executable, "-m", "eexp"]
+#: For programs that import the standard library alone: it looks for no packages, which takes most of Python's start.
+BARE_PYTHON = f"{sys.executable} -S"
 EEXP_IN_BASH = f'eexp() {{ {shlex.join(EEXP)} "$@"; }}; set -eo pipefail'
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +10,7 @@ from itertools import islice
 
 import liars
 import pytest
-from running import lines, run, write
+from running import BARE_PYTHON, lines, run, write
 
 from eexp.acting.audit import FIRST, FIRST_SHARE, Audit, AuditFailed
 from eexp.acting.branch import branch
@@ -159,7 +158,7 @@ for line in sys.stdin:
 
 def test_a_program_that_restores_part_of_its_state_ends_the_run(tmp_path):
     (tmp_path / "game.py").write_text(PROGRAM)
-    honest, lying = (f"exec:{sys.executable} {tmp_path / 'game.py'} {name}" for name in ("honest", "lying"))
+    honest, lying = (f"exec:{BARE_PYTHON} {tmp_path / 'game.py'} {name}" for name in ("honest", "lying"))
     branched = tmp_path / "branched"
     paths = run("expert", honest, "-q").ok().out
     run("branch", "-k", 2, "--from", "admissible", "-q", "-o", branched, stdin=paths).ok()

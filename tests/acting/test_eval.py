@@ -17,7 +17,7 @@ import psutil
 import pytest
 from faulty_worlds import Fragile
 from light import LIGHT, ready_spec
-from running import ROOT, environment, read, run, start
+from running import BARE_PYTHON, ROOT, environment, read, run, start
 
 from eexp.acting.play import AHEAD, evaluate, panel
 from eexp.acting.recall import Memory
@@ -549,7 +549,7 @@ for line in sys.stdin:
 
 def test_a_program_that_dies_hangs_or_refuses_costs_its_task(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
-    spec = f"exec:{sys.executable} {tmp_path}/program.py"
+    spec = f"exec:{BARE_PYTHON} {tmp_path}/program.py"
     result = run("eval", spec, "-m", "random", "--parallel", 3, "--timeout", 1, "--rejects", tmp_path / "r").ok(4)
     assert {r["task"]["id"] for r in result.records} == {"test/0", "test/3", "test/5"}
     assert all(r["final"].endswith("step") and r["steps"] == 2 for r in result.records)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
-from running import lines, spawn
+from running import BARE_PYTHON, lines, spawn
 
 from eexp.acting.execution import execute
 from eexp.envs import open_env
@@ -77,7 +76,7 @@ def trajectory(env: str, alternatives: dict[int, list[str]], length: int = 3) ->
 def test_a_program_that_ends_costs_one_alternative(tmp_path, monkeypatch, way):
     monkeypatch.setenv("EEXP_ENV_TIMEOUT", "20")
     (tmp_path / "program.py").write_text(PROGRAM)
-    spec = f"exec:{sys.executable} {tmp_path}/program.py {'save' if way == 'state' else ''}"
+    spec = f"exec:{BARE_PYTHON} {tmp_path}/program.py {'save' if way == 'state' else ''}"
     record = trajectory(spec, {0: ["more", "exit 9", "other"], 2: [*FATAL, "look", "last"]})
     with open_env(spec) as env:
         patient = env._ask
@@ -108,7 +107,7 @@ def test_a_program_that_ends_costs_one_alternative(tmp_path, monkeypatch, way):
 
 def test_the_command_sets_the_branch_aside_and_goes_on(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
-    spec = f"exec:{sys.executable} {tmp_path}/program.py"
+    spec = f"exec:{BARE_PYTHON} {tmp_path}/program.py"
     record = trajectory(spec, {1: ["exit 9", "other"]})
     result = spawn("rollout", "-j", 1, "--env", spec, "--rejects", tmp_path / "r", stdin=lines([record])).ok(4)
     assert [bool(a["outcome"]) for a in result.records[0]["steps"][1]["alternatives"]] == [False, True]

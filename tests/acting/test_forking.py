@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from forked_worlds import Leaking, Suspicious, Tally, roll, some, wander
+from running import BARE_PYTHON
 from small_worlds import searchqa_spec, travelplanner_spec
 
 from eexp.acting.execution import execute
@@ -83,7 +84,7 @@ def check(
         ("textcraft", ("state", "process")),
         ("forked_worlds:Tally", ("state", "process")),
         ("forked_worlds:Saving", ("state", "process")),
-        (f"exec:{sys.executable} {EXAMPLES / 'blocks.py'}", ("state",)),
+        (f"exec:{BARE_PYTHON} {EXAMPLES / 'blocks.py'}", ("state",)),
         (f"exec:sh {EXAMPLES / 'safe.sh'}", ("replay",)),
     ],
     ids=["house", "textcraft", "fork", "save", "blocks.py", "safe.sh"],

@@ -12,14 +12,13 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from running import EEXP, environment, lines, read, run, spawn, write
+from running import BARE_PYTHON, EEXP, environment, lines, read, run, spawn, write
 
 from eexp.console.stream import Stream
 from eexp.envs import unsafe_in_records
@@ -443,7 +442,7 @@ for line in sys.stdin:
 def _program(tmp_path: Path, bad: str) -> str:
     file = tmp_path / "world.py"
     file.write_text(PROGRAM.replace("BAD", bad))
-    return f"exec:{sys.executable} {file}"
+    return f"exec:{BARE_PYTHON} {file}"
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,9 @@ JOBS = {
     "world-model-data-tiny": Job(
         ("world-model-data", "--predictable", "model", "-m", "tiny", "--threads", "1"), "some-rollout", bad=1
     ),
-    "expert": Job(("expert", "house", "-n", "1500", "--max-steps", "12", "--all")),
-    "expert-noise": Job(("expert", "house", "-n", "1500", "--max-steps", "12", "--noise", "0.3", "--all")),
-    "eval": Job(("eval", "house", "-m", "random", "-n", "300")),
+    "expert": Job(("expert", "house", "-n", "750", "--max-steps", "12", "--all")),
+    "expert-noise": Job(("expert", "house", "-n", "750", "--max-steps", "12", "--noise", "0.3", "--all")),
+    "eval": Job(("eval", "house", "-m", "random", "-n", "150")),
     "eval-program": Job(
         ("eval", f"exec:sh {ROOT}/examples/safe.sh", "-m", "random", "-n", "60", "--max-steps", "6", "--parallel", "2")
     ),
@@ -80,12 +80,12 @@ def _make_inputs(here: Path) -> None:
     experts = read(files["expert"])
     files["short"] = write(here / "short", [_cut(t, 3) for t in experts[:30]])
     # equal ids twice: they have to be told apart by their order
-    files["many"] = write(here / "many", [*experts, *experts, *[{**t, "id": f"{t['id']}/b"} for t in experts * 4]])
+    files["many"] = write(here / "many", [*experts, *experts, *[{**t, "id": f"{t['id']}/b"} for t in experts]])
     stage("many-branched", "branch", "--from", "admissible", files["many"])
     stage("many-rollout", "rollout", files["many-branched"])
     stage("examples", "imitation-data", files["short"])
-    write(here / "foreign", [messages_of(t) for t in experts * 6])
-    stage("episodes", "eval", "house", "-m", "random", "-n", "150", "--trials", "2", "--max-steps", "12")
+    write(here / "foreign", [messages_of(t) for t in experts * 3])
+    stage("episodes", "eval", "house", "-m", "random", "-n", "75", "--trials", "2", "--max-steps", "12")
     write(here / "some-rollout", [_cut(t, 3) for t in read(files["many-rollout"])[:30]])
     write(here / "short-rollout", [_cut(t, 5) for t in read(files["many-rollout"])[:2]])
 

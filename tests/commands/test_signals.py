@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import environment, start
+from running import BARE_PYTHON, environment, start
 
 from eexp.system.child import Child
 
@@ -84,7 +84,7 @@ time.sleep(600)
 def test_a_command_that_hangs_ends_at_a_signal_without_a_traceback(data, tmp_path, signals):
     mark = tmp_path / "mark"
     (tmp_path / "program.py").write_text(PROGRAM.format(mark=str(mark)))
-    spec = f"exec:{sys.executable} {tmp_path}/program.py"
+    spec = f"exec:{BARE_PYTHON} {tmp_path}/program.py"
     process = start(
         "rollout", "--env", spec, "-j", 1, data["branched"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )

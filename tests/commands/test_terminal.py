@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
-from running import ROOT, read, run, write
+from running import BARE_PYTHON, ROOT, read, run, write
 from test_bad_input import PROGRAM
 
 from eexp.cli import COMMANDS
@@ -58,7 +57,7 @@ def _toml_escape(match: re.Match) -> str:
 
 
 def exec_(files: dict[str, Path]) -> str:
-    return f"exec:{sys.executable} {shlex.quote(str(files['program']))}"
+    return f"exec:{BARE_PYTHON} {shlex.quote(str(files['program']))}"
 
 
 #: Calls of every command in which it quotes its input to a person. Words that are names in `files` stand for those.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from light import LIGHT, ready_spec
-from running import ROOT, Result, environment, read, run, spawn
+from running import BARE_PYTHON, ROOT, Result, environment, read, run, spawn
 
 from eexp.envs.check import Checker
 from eexp.envs.worlds.house import House
@@ -119,7 +118,7 @@ def program(tmp_path):
     """Return a function from the name of a fault ("" for none) to the spec of the game with it."""
     path = tmp_path / "game.py"
     path.write_text(PROGRAM)
-    return lambda fault: f"exec:{sys.executable} {path} {fault}"
+    return lambda fault: f"exec:{BARE_PYTHON} {path} {fault}"
 
 
 def check(spec: str, *args: object, **env: str) -> tuple[Result, dict[str, tuple[str, str]]]:
@@ -494,7 +493,7 @@ def test_a_check_that_was_not_tried_is_not_ok():
 
 @pytest.mark.parametrize(
     "spec",
-    [*LIGHT, f"exec:sh {ROOT}/examples/safe.sh", f"exec:{sys.executable} {ROOT}/examples/blocks.py"],
+    [*LIGHT, f"exec:sh {ROOT}/examples/safe.sh", f"exec:{BARE_PYTHON} {ROOT}/examples/blocks.py"],
 )
 def test_the_environments_of_eexp_pass(spec, tmp_path):
     """The others need data or a program of their own; their tests play and fork them."""

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from running import environment
+from running import BARE_PYTHON, environment
 
 from eexp.envs import open_env
 from eexp.envs.bridges import program as program_module
@@ -22,7 +22,7 @@ from eexp.system import child as process
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "environments"
 SAFE = f"exec:sh {ROOT}/examples/safe.sh"
-BLOCKS = f"exec:{sys.executable} {ROOT}/examples/blocks.py"
+BLOCKS = f"exec:{BARE_PYTHON} {ROOT}/examples/blocks.py"
 
 # A program that does what the action says, so that one program stands for all broken ones.
 BROKEN = """
@@ -74,14 +74,14 @@ def broken(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "MAX_LINE", 1 << 20)
     path = tmp_path / "broken.py"
     path.write_text(BROKEN)
-    with open_env(f"exec:{sys.executable} {path}") as env:
+    with open_env(f"exec:{BARE_PYTHON} {path}") as env:
         yield env
 
 
 def program_spec(tmp_path, source: str) -> str:
     path = tmp_path / "program.py"
     path.write_text(source)
-    return f"exec:{sys.executable} {path}"
+    return f"exec:{BARE_PYTHON} {path}"
 
 
 def gone(pid: int, within: float = 5.0) -> bool:

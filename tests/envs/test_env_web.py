@@ -491,6 +491,17 @@ def test_a_hostile_page_reaches_nothing(web, capfd):
 
 
 @needs_browser
+def test_a_page_that_the_site_does_not_send_costs_the_episode(web):
+    begin(web)
+    page = web.step("open /broken")
+    with pytest.raises(EnvironmentFailed, match="the site does not answer"):
+        web.step(f"click [{find(page.text, 'link .Gone')}]")
+    with pytest.raises(EnvironmentFailed, match="net::ERR_EMPTY_RESPONSE"):
+        begin(web)
+        web.step("open /gone")
+
+
+@needs_browser
 @pytest.mark.long
 def test_pages_without_end_are_bounded(web):
     begin(web)

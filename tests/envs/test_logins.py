@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from running import lines, run
+from running import BARE_PYTHON, lines, run
 
 from eexp.envs import logins, open_env
 from eexp.errors import UsageError
@@ -117,7 +116,7 @@ def test_a_program_gets_its_own_login_and_no_key(tmp_path, monkeypatch):
     monkeypatch.setenv("EEXP_ENV", "agentgym:http://me:pw@host")
     monkeypatch.setenv("EEXP_SEED", "3")
     monkeypatch.setenv("WEATHER_API_KEY", "its own")
-    command = f"exec:{sys.executable} {tmp_path}/program.py"
+    command = f"exec:{BARE_PYTHON} {tmp_path}/program.py"
     with open_env(f"{command} http://me:pw@host/data") as env:
         variables = env.splits()
         assert not {*logins.KEYS, "EEXP_ENV"} & {*variables} and {"EEXP_SEED", "WEATHER_API_KEY"} <= {*variables}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from running import interrupted_at, read, run, text_styles, write
-from small_models import small_llama, taken_gradient
+from small_models import FIRST_LAYERS, small_llama, taken_gradient
 
 from eexp.prompts import get_style
 from eexp.records.outcomes import shortcoming
@@ -47,6 +47,9 @@ WIN = outcome("You are out.", done=True, success=True)
 )
 def test_only_what_the_record_shows_is_worse(expert, other, expected):
     assert shortcoming(BEFORE, expert, other) == expected
+
+
+DPO = ("finetune", "-q", "-m", FIRST_LAYERS, "--objective", "dpo", "--lr", "3e-3")
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +271,7 @@ def test_examples_beside_preferences_add_their_own_loss():
 
 
 def test_a_run_may_hold_examples_beside_preferences(few, data, tmp_path):
-    train = ("finetune", "-m", "tiny", "--objective", "dpo", "--lr", "3e-3", "--max-steps", 3, "-q")
+    train = (*DPO, "--max-steps", 3)
     run(*train, "-o", tmp_path / "a", few, data["imitation"]).ok()
     about = json.loads((tmp_path / "a" / "eexp.json").read_text())
     assert about["data"]["kinds"].keys() == {"imitation", "preference"}
@@ -282,7 +285,7 @@ def test_a_run_may_hold_examples_beside_preferences(few, data, tmp_path):
 
 def test_a_run_starts_at_the_reference_and_learns(few, tmp_path):
     """At the start every margin is 0 and the loss log 2; then the chosen answers gain on the rejected ones."""
-    train = ("finetune", "-m", "tiny", "--objective", "dpo", "--lr", "3e-3", "--max-steps", 6, "-q")
+    train = (*DPO, "--max-steps", 6)
     run(*train, "-o", tmp_path / "a", few).ok()
     run(*train, "-o", tmp_path / "b", "--tokens-per-batch", 700, few).ok()
     curves = [[json.loads(line) for line in open(tmp_path / name / "metrics.jsonl")] for name in "ab"]
@@ -303,7 +306,7 @@ def test_a_run_starts_at_the_reference_and_learns(few, tmp_path):
 def test_a_resumed_run_equals_an_uninterrupted_one(few, tmp_path):
     from safetensors.torch import load_file
 
-    train = ("finetune", "-m", "tiny", "--objective", "dpo", "--lr", "3e-3", "--max-steps", 4, "--save-every", 2, "-q")
+    train = (*DPO, "--max-steps", 4, "--save-every", 2)
     run(*train, "-o", tmp_path / "whole", few).ok()
     with interrupted_at(4):
         run(*train, "-o", tmp_path / "cut", few).ok(130)

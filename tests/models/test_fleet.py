@@ -93,6 +93,17 @@ def alone(server: Faulty, n: int) -> list:
     return answers
 
 
+def test_a_closed_fleet_leaves_no_thread(a, b):
+    def threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "eexp http"}
+
+    before = threads()
+    with opened(a, b) as model:
+        list(model.answer(groups(1)))
+        assert len(threads() - before) == 1
+    assert threads() <= before
+
+
 # -- shares of the work ------------------------------------------------------------------------------------------------
 
 

@@ -70,6 +70,16 @@ def test_a_lie_is_found(lie):
     assert verdicts[check] == "FAIL", verdicts
 
 
+def test_tokens_that_do_not_add_up_are_found():
+    def change(sample, request, n):
+        tokens = getattr(sample, "logprobs", None)
+        return replace(sample, logprobs=[tokens[0] - 1, *tokens[1:]]) if tokens else sample
+
+    findings = ModelChecker(lambda: Lying(change)).findings()
+    found = next(finding for finding in findings if finding.check == "logprobs")
+    assert found.verdict == "FAIL" and "the tokens of a text add up to" in found.detail
+
+
 class Texts(TextModel):
     def __init__(self):
         super().__init__("texts")

@@ -103,7 +103,7 @@ def any_room(
 
 
 @pytest.mark.parametrize("kind", [TableDecoder, StateTableDecoder])
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.long) for part in (1, 2))])
 def test_answers_do_not_depend_on_the_room(part, kind):
     pushed_out = 0
     for seed in range(part * 60, part * 60 + 60):
@@ -116,7 +116,7 @@ def test_answers_do_not_depend_on_the_room(part, kind):
 
 
 @pytest.mark.parametrize("kind", [TableDecoder, StateTableDecoder])
-@pytest.mark.parametrize("moody", [0.3, 0.8])
+@pytest.mark.parametrize("moody", [pytest.param(0.3, marks=pytest.mark.long), 0.8])
 def test_a_memory_that_is_full_at_any_time_changes_nothing(moody, kind):
     for seed in range(1000, 1050):
         chance, table = random.Random(seed), Table(seed)

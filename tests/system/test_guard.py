@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from leftovers import MARK, marked, none_left
+from running import BARE_PYTHON
 
 from eexp.envs import open_env
 from eexp.errors import EnvironmentFailed
@@ -60,7 +61,7 @@ for line in sys.stdin:
 def spec(tmp_path, monkeypatch):
     (tmp_path / "program.py").write_text(PROGRAM)
     monkeypatch.setenv(MARK, str(tmp_path))
-    return f"exec:{sys.executable} {tmp_path}/program.py"
+    return f"exec:{BARE_PYTHON} {tmp_path}/program.py"
 
 
 def play(job, opened, on_step):

@@ -10,7 +10,7 @@ import torch
 from own_episodes import episode
 from running import interrupted_at, read, run, write
 from safetensors.torch import load_file
-from small_models import small_llama, taken_gradient
+from small_models import FIRST_LAYERS, small_llama, taken_gradient
 from transformers import LlamaForCausalLM
 
 from eexp.training import exact
@@ -92,7 +92,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     train = (
         "finetune",
         "-m",
-        "tiny",
+        FIRST_LAYERS,
         "--clip",
         0.1,
         "--keep-optimizer",
@@ -118,7 +118,7 @@ def test_many_updates_change_little(tmp_path, data):
     file = write(tmp_path / "episodes", [episode("a", 0, True), episode("a", 1, False)])
     policy = tmp_path / "policy"
     run("policy-data", "-q", file, "-o", policy).ok()
-    update = ("finetune", "-m", "tiny", "--max-steps", 20, "--lr", 3e-3, "--schedule", "constant", "-q", policy)
+    update = ("finetune", "-m", FIRST_LAYERS, "--max-steps", 20, "--lr", 3e-3, "--schedule", "constant", "-q", policy)
     run(*update, "-o", tmp_path / "free").ok()
     run(*update, "-o", tmp_path / "clipped", "--clip", 0.2).ok()
 
@@ -128,7 +128,9 @@ def test_many_updates_change_little(tmp_path, data):
         better, worse = (sum(span["logprob"] for span in e["scores"]) for e in scored)
         return better - worse
 
-    before, free, clipped = (gap(f"hf:tiny{end}") for end in ("", f"+{tmp_path}/free", f"+{tmp_path}/clipped"))
+    before, free, clipped = (
+        gap(f"hf:{FIRST_LAYERS}{end}") for end in ("", f"+{tmp_path}/free", f"+{tmp_path}/clipped")
+    )
     assert before < clipped < before + (free - before) / 2
     il = run("finetune", "-m", "tiny", "-o", tmp_path / "il", "--clip", 0.2, data["imitation"])
     il.one_error(3, "no examples of kind policy", "eexp policy-data")

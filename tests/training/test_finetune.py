@@ -1,4 +1,4 @@
-"""`eexp finetune` on the tiny model: the loss, the saved files, and resuming after a kill."""
+"""`eexp finetune` on the tiny model, or on two layers of it: the loss, the saved files, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from running import EEXP, ROOT, Forked, environment, lines, read, run, start, write
+from small_models import FIRST_LAYERS
 
 from eexp.errors import EexpError, InputError
 from eexp.prompts import get_style, style_from_dict
@@ -25,7 +26,7 @@ from eexp.training import memory
 from eexp.training.finetune import finetune
 from eexp.training.settings import Settings
 
-SMALL = ["-m", "tiny", "--rank", 2, "--batch-size", 4, "--tokens-per-batch", 300]
+SMALL = ["-m", FIRST_LAYERS, "--rank", 2, "--batch-size", 4, "--tokens-per-batch", 300]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def _token_losses(examples: list[dict]) -> list[list[tuple[str, float]]]:
     from eexp.models.backends.hf import load_model
     from eexp.training.data import tokenize
 
-    model, tokenizer = load_model("tiny")
+    model, tokenizer = load_model(str(FIRST_LAYERS))
     losses = []
     for row in tokenize(examples, tokenizer, 2048):
         with torch.inference_mode():
@@ -131,7 +132,7 @@ def _completion_loss(examples: list[dict]) -> float:
     from eexp.models.backends.hf import load_model
     from eexp.training.data import tokenize
 
-    model, tokenizer = load_model("tiny")
+    model, tokenizer = load_model(str(FIRST_LAYERS))
     total = count = 0.0
     for row in tokenize(examples, tokenizer, 2048):
         ids = torch.tensor([list(row.ids)])
@@ -145,7 +146,7 @@ def _completion_loss(examples: list[dict]) -> float:
 
 
 def test_an_adapter_and_what_is_saved_with_it(few, tmp_path):
-    result = run("finetune", *SMALL, "-o", tmp_path / "run", "--epochs", 2, few).ok()
+    result = run("finetune", *SMALL, "-m", "tiny", "-o", tmp_path / "run", "--epochs", 2, few).ok()
     assert result.out == b"" and "4 updates" in result.err
     files = {p.name for p in (tmp_path / "run").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "eexp.json", "metrics.jsonl", "README.md"} <= files
@@ -168,7 +169,7 @@ def test_the_loss_is_that_of_the_completions_alone(few, tmp_path):
         "finetune",
         "-q",
         "-m",
-        "tiny",
+        FIRST_LAYERS,
         "-o",
         tmp_path / "run",
         "--max-steps",
@@ -187,7 +188,7 @@ def test_weights_multiply_the_loss(few, tmp_path):
     for n, e in enumerate(examples):
         e["weight"] = n / 4
     file = write(tmp_path / "in", examples)
-    run("finetune", "-q", "-m", "tiny", "-o", tmp_path / "run", "--max-steps", 1, "--batch-size", 8, file).ok()
+    run("finetune", "-q", "-m", FIRST_LAYERS, "-o", tmp_path / "run", "--max-steps", 1, "--batch-size", 8, file).ok()
     assert _metrics(tmp_path / "run")[0]["loss"] == pytest.approx(_completion_loss(examples), rel=1e-6)
 
 
@@ -219,7 +220,7 @@ def test_the_same_seed_gives_the_same_adapter(few, tmp_path):
 
 def test_all_ways_to_compute_an_update_give_the_same_weights(few, tmp_path):
     """One example at a time, all as one tree, in parts of it, padded, or checkpointed."""
-    args = ["-m", "tiny", "--rank", 2, "--batch-size", 8, "--max-steps", 2, "--lr", 0.001]
+    args = ["-m", FIRST_LAYERS, "--rank", 2, "--batch-size", 8, "--max-steps", 2, "--lr", 0.001]
     ways = {
         "one": ["--packing", "none", "--tokens-per-batch", 1],
         "padded": ["--packing", "none"],
@@ -242,7 +243,7 @@ def test_processes_together_make_the_same_adapter(data, few, tmp_path):
     held_out = write(tmp_path / "held-out", [{**e, "group": "other"} for e in read(few)])
     args = [
         "-m",
-        "tiny",
+        FIRST_LAYERS,
         "--rank",
         "2",
         "--lr",
@@ -283,8 +284,8 @@ def test_divided_weights_become_those_of_one_process(data, few, tmp_path, full):
     """With FSDP2: clipped gradients, several passes an update, validation, and files that are whole."""
     held_out = write(tmp_path / "held-out", [{**e, "group": "other"} for e in read(few)])
     kind = ["--full", "--lr", 0.0003] if full else ["--rank", 2, "--lr", 0.003]
-    args = ["-m", "tiny", *kind, "--batch-size", 7, "--max-steps", 3, "--tokens-per-batch", 400, "--validate", held_out]
-    args += ["--save-every", 2, data["world"]]
+    args = ["-m", FIRST_LAYERS, *kind, "--batch-size", 7, "--max-steps", 3, "--tokens-per-batch", 400]
+    args += ["--validate", held_out, "--save-every", 2, data["world"]]
     run("finetune", "-q", *args, "-o", tmp_path / "one").ok()
     process = _in_two_processes(*args, "-o", tmp_path / "two", fsdp=True)
     assert process.returncode == 0, process.stderr
@@ -300,7 +301,7 @@ def test_divided_weights_become_those_of_one_process(data, few, tmp_path, full):
 
 @pytest.mark.long
 def test_a_killed_run_with_divided_weights_is_resumed(data, tmp_path, monkeypatch):
-    args = ["-m", "tiny", "--rank", 2, "--lr", 0.003, "--batch-size", 7, "--max-steps", 3, "--save-every", 2]
+    args = ["-m", FIRST_LAYERS, "--rank", 2, "--lr", 0.003, "--batch-size", 7, "--max-steps", 3, "--save-every", 2]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert _in_two_processes(*args, "-o", whole, data["world"], fsdp=True).returncode == 0
     # Each process ends itself when it has written the checkpoint.
@@ -327,7 +328,7 @@ def test_a_killed_run_with_divided_weights_is_resumed(data, tmp_path, monkeypatc
 def test_a_run_goes_on_in_another_number_of_processes(data, tmp_path, monkeypatch, full, sharded_first):
     """In one process after FSDP2 in two, and the other way round; benchmarks/hosts.py has all ways."""
     kind = ["--full", "--lr", 0.0003] if full else ["--rank", 2, "--lr", 0.003]
-    args = ["-m", "tiny", *kind, "--batch-size", 7, "--max-steps", 4, "--save-every", 2, data["world"]]
+    args = ["-m", FIRST_LAYERS, *kind, "--batch-size", 7, "--max-steps", 4, "--save-every", 2, data["world"]]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run("finetune", "-q", *args, "-o", whole).ok()
 
@@ -469,7 +470,7 @@ def test_the_command_lines_of_the_training_page(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("shuffle", ["trajectories", "examples"])
 def test_shuffled_examples_share_fewer_tokens_in_an_update(data, tmp_path, shuffle):
-    args = ["-m", "tiny", "--rank", 2, "--batch-size", 8, "--epochs", 0.2, "--shuffle", shuffle]
+    args = ["-m", FIRST_LAYERS, "--rank", 2, "--batch-size", 8, "--epochs", 0.2, "--shuffle", shuffle]
     run("finetune", "-q", *args, "-o", tmp_path / "run", data["world"]).ok()
     trained = json.loads((tmp_path / "run" / "eexp.json").read_text())["trained"]
     times_fewer = trained["tokens"] / trained["computed_tokens"]
@@ -492,7 +493,7 @@ def test_bfloat16_learns_nearly_the_same(few, tmp_path, kind):
     """What is trained is float32; losses are computed in float32."""
     import torch
 
-    args = ["finetune", "-q", "-m", "tiny", *kind, "--max-steps", 3, "--batch-size", 4]
+    args = ["finetune", "-q", "-m", FIRST_LAYERS, *kind, "--max-steps", 3, "--batch-size", 4]
     for dtype in ("float32", "bfloat16"):
         run(*args, "--dtype", dtype, "-o", tmp_path / dtype, few).ok()
     losses = [[m["loss"] for m in _metrics(tmp_path / dtype)] for dtype in ("float32", "bfloat16")]
@@ -527,7 +528,7 @@ def test_an_adapter_on_four_bits(few, tmp_path, monkeypatch):
     run(*args, "--resume", "-o", cut, few).ok()
     assert _equal_weights(tmp_path / "whole", cut) and _metrics(cut) == _metrics(tmp_path / "whole")
     assert run("export", cut, "-o", tmp_path / "cut.gguf").ok() and (tmp_path / "cut.gguf").is_file()
-    assert run("eval", "house", "-m", f"hf:tiny+{cut}", "-n", 1, "--max-steps", 2).ok().out
+    assert run("eval", "house", "-m", f"hf:{FIRST_LAYERS}+{cut}", "-n", 1, "--max-steps", 2).ok().out
 
 
 def test_an_adapter_of_plain_weights_needs_no_bitsandbytes(monkeypatch):
@@ -642,7 +643,7 @@ def test_the_best_weights_are_kept(few, held_out, tmp_path):
         "finetune",
         "-q",
         "-m",
-        "tiny",
+        FIRST_LAYERS,
         "--rank",
         8,
         "--batch-size",
@@ -733,7 +734,7 @@ def test_kinds_have_their_shares_of_the_loss(few, held_out, tmp_path):
         "finetune",
         "-q",
         "-m",
-        "tiny",
+        FIRST_LAYERS,
         "--rank",
         2,
         "--batch-size",
@@ -770,7 +771,7 @@ def test_shares_hold_over_updates_of_one_kind(held_out, tmp_path):
     """An update counts in the run by the weight of its examples; its line has their mean loss."""
     examples = [e for e in read(held_out) if e["kind"] != "reflection"]
     file = write(tmp_path / "in", [{**e, "group": e["kind"]} for e in examples])
-    args = ["finetune", "-q", "-m", "tiny", "--rank", 2, "--batch-size", 4, file]
+    args = ["finetune", "-q", "-m", FIRST_LAYERS, "--rank", 2, "--batch-size", 4, file]
     run(*args, "-o", tmp_path / "without").ok()
     run(*args, "--share", "world_model=0.1", "-o", tmp_path / "run").ok()
     assert _run(tmp_path / "run")["trained"]["shares"] == {"imitation": 0.9, "world_model": 0.1}
@@ -859,7 +860,7 @@ def test_an_update_is_of_whole_trajectories(data, tmp_path):
     """By default an update has at least 4, with at least 16 examples; those left join the last update."""
     examples = [{**e, "group": f"{e['group']}/{n}"} for n in range(3) for e in read(data["imitation"])]
     file = write(tmp_path / "in", examples)
-    args = ["finetune", "-q", "-m", "tiny", "--rank", 2, file]
+    args = ["finetune", "-q", "-m", FIRST_LAYERS, "--rank", 2, file]
     for options, updates in (
         (["--batch-trajectories", 1], 9),
         (["--batch-trajectories", 5], 2),
@@ -961,7 +962,7 @@ def test_the_loss_falls(few, tmp_path):
         "finetune",
         "-q",
         "-m",
-        "tiny",
+        FIRST_LAYERS,
         "--full",
         "--lr",
         0.003,

@@ -42,7 +42,7 @@ def changed(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tree_writes_the_same_as_itself_and_a_changed_one_does_not(changed, tmp_path):
     options = ["--keep", tmp_path / "kept", "--only", "imitation,expert-class"]
     same = same_output(ROOT, ROOT, *options)
