@@ -106,6 +106,7 @@ RECORDS = {
     "recover": "recover @rollout-invalid",
     "recover-server": "recover @rollout-server",
     "recover-some": "recover --share 0.5 --most 1 --seed 4 @rollout-invalid",
+    "recover-likely": "recover --min-probability 0.05 @rollout-invalid",
     "recover-pool": "recover --pool policy @rollout-pools",
     # -- world-model-data
     "world-verdict": "world-model-data --verdict alone @rollout",
