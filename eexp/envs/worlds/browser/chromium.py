@@ -31,6 +31,15 @@ INSTALL = "install Chromium (on Debian: apt-get install chromium)"
 LARGEST_MESSAGE = 64 << 20  # bytes that one message from the browser may have: a picture of a page is the largest
 LONGEST_PLACE = 36  # bytes that the path of the directory for temporary files may have
 
+#: Features that are left out. http is not tried as https first. The list below the address bar is no page in a process
+#: of its own, which would take a third of the processor time of a short-lived browser.
+_WITHOUT = (
+    "HttpsUpgrades",
+    "HttpsFirstBalancedModeAutoEnable",
+    "WebUIOmniboxPopup",
+    "WebUIOmniboxAimPopup",
+    "WebUIOmniboxFullPopup",
+)
 _OPTIONS = (
     "--headless",
     "--remote-debugging-pipe",
@@ -54,6 +63,7 @@ _OPTIONS = (
     "--force-color-profile=srgb",
     "--font-render-hinting=none",
     "--lang=en-US",
+    f"--disable-features={','.join(_WITHOUT)}",
     "--proxy-server=127.0.0.1:9",  # reaches nothing, nor do addresses that need no resolving
 )
 #: The same for a browser with a window.
@@ -111,7 +121,6 @@ class SiteAddress:
         return (
             f"--host-resolver-rules=MAP {name} 127.0.0.1:{self.port},{_NO_HOST}",
             f"--proxy-bypass-list=<-loopback>;{name}",  # others, loopback too, go to the proxy that is not there
-            "--disable-features=HttpsUpgrades,HttpsFirstBalancedModeAutoEnable",  # http is not tried as https first
             "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
         )
 
