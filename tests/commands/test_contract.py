@@ -459,7 +459,7 @@ def test_compare_reads_a_dash_and_names_bad_lines(data, tmp_path):
     bad = tmp_path / "bad.jsonl"
     broken = {**read(data["episodes"])[0], "success": "yes"}
     bad.write_bytes(lines([broken]))
-    run("compare", bad).one_error(3, f"{bad}:1: $.success: expected true or false, got a string")
+    run("compare", bad).one_error(3, f"{bad}:1: $.success: expected true or false or null, got a string")
     bad.write_bytes(episodes[:-20])
     run("compare", bad).one_error(3, f"{bad}:4: not valid JSON", "the file ends within this line")
     run("compare", data["expert"]).one_error(3, f"{data['expert']}:1: $.type")
@@ -482,7 +482,9 @@ def test_report_names_bad_lines(data, tmp_path):
     file = tmp_path / "a.episodes.jsonl"
     episodes = data["episodes"].read_bytes()
     file.write_bytes(lines([{**read(data["episodes"])[0], "success": "yes"}]))
-    run("report", tmp_path, "-o", "-").one_error(3, f"{file}:1: $.success: expected true or false, got a string")
+    run("report", tmp_path, "-o", "-").one_error(
+        3, f"{file}:1: $.success: expected true or false or null, got a string"
+    )
     file.write_bytes(episodes[:-20])
     run("report", tmp_path, "-o", "-").one_error(3, f"{file}:4: not valid JSON", "the file ends within this line")
     file.write_bytes(data["expert"].read_bytes())
