@@ -119,6 +119,7 @@ def chromium(profile: Path) -> Iterator[Page]:
         "--no-first-run",
         "--hide-scrollbars",
         "--disable-background-networking",
+        "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup,WebUIOmniboxFullPopup",  # as chromium.py does
         "--remote-debugging-pipe",
         f"--user-data-dir={profile}",
     ]
