@@ -551,7 +551,10 @@ class Web(Environment):
             self._refused += self._page.refused
         if self._refused:
             hosts = ", ".join(f"{host} {number}" for host, number in self._refused.most_common(5))
-            tell(f"{self.spec}: {self._refused.total()} requests for other sites were refused ({hosts})")
+            requests = (
+                "request for another site was" if (n := self._refused.total()) == 1 else "requests for other sites were"
+            )
+            tell(f"{self.spec}: {n} {requests} refused ({hosts})")
         self._refused.clear()
         self._begun.clear()  # the site removes its copies
         browser, self._browser, self._page, self._task = self._browser, None, None, None
