@@ -92,6 +92,7 @@ def test_the_translation_for_plans_is_not_needed_to_play(files):
                 one, other = planning.step(command)[0], ours.step(command)[0]
 
 
+@pytest.mark.long
 def test_texts_of_every_kind_are_derived_as_by_the_package(files):
     with both(plans=False) as (theirs, ours):
         for file in files[:3]:

@@ -147,6 +147,7 @@ def test_a_server_with_one_session_is_played_one_episode_at_a_time():
             spawn("eval", spec, "-m", "random", "--split", "train").one_error(1, "1/1 sessions active")
 
 
+@pytest.mark.long
 def test_a_server_with_one_session_executes_one_trajectory_at_a_time():
     with openenv_server.served("numbers", rooms=1) as url:
         with open_env(f"openenv:{url}") as env:
@@ -177,6 +178,7 @@ def test_a_server_with_one_session_executes_one_trajectory_at_a_time():
         assert "4 branch points verified" in result.err and "2 workers for which the server had no room" in result.err
 
 
+@pytest.mark.long
 def test_a_server_with_one_session_is_checked():
     with openenv_server.served("nim", rooms=1) as url:
         checker = Checker(lambda: open_env(f"openenv:{url}?admissible=legal"), tasks=1, limit=9)

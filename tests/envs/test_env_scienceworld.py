@@ -97,6 +97,7 @@ def test_the_error_output_of_java_is_quoted(monkeypatch, tmp_path):
 # -- tasks -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @needs_java
 def test_the_splits_are_the_package_s(env):
     tasks = {split: list(env.tasks(split)) for split in env.splits()}

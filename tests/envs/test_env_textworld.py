@@ -220,6 +220,7 @@ def test_commands_of_the_program_are_refused(env, action, tmp_path, monkeypatch)
     ]
 
 
+@pytest.mark.long
 def test_another_process_observes_the_same(env, games):
     script = f"""if True:
         import json, sys

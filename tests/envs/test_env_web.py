@@ -375,7 +375,7 @@ def puts_a_note(person: Person) -> Generator[None, None, str]:
     person.type("mil")
     yield from person.sees("test/", "document.querySelectorAll('input')[1].value === 'mil'")
     person.type("k\n")
-    yield from person.sees("test/", "document.body.textContent.includes('milk')")
+    yield from person.sees("test/", "document.body?.textContent.includes('milk')")
     return "stop []"
 
 
@@ -591,7 +591,7 @@ def test_a_person_begins_after_a_login(tmp_path):
     file = write_tasks(tmp_path, SITE + "before = ['open /login']\n" + TASKS)
     with open_env(f"web?tasks={file}&run=yes") as env:
         recorder = env.recorder(env.task_named("note"), window=False)
-        assert recorder.page.evaluate("document.body.textContent.includes('Notes of ann')")
+        assert recorder.page.evaluate("document.body?.textContent.includes('Notes of ann')")
         assert recorder.record(lambda: "stop []") == ["stop []"], "and what was done before is not recorded"
 
 

@@ -103,10 +103,10 @@ def some_action(env: ScienceWorld, rng: random.Random) -> str:
     ("kind", "simplifications"),
     [
         ("boil", ""),
-        ("power-component", "easy"),
         *(
             pytest.param(*case, marks=pytest.mark.long)
             for case in [
+                ("power-component", "easy"),
                 ("boil", "easy"),
                 ("power-component", ""),
                 ("grow-fruit", "easy"),
@@ -194,6 +194,7 @@ def test_copies_are_let_go(branches):
 # -- where Java forbids it -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @needs_java
 def test_without_the_module_that_copies_need_branches_are_replayed(monkeypatch):
     monkeypatch.setattr(scienceworld, "JVM", (*scienceworld.JVM, "--limit-modules=java.se"))

@@ -126,7 +126,7 @@ def test_no_process_is_left_when_one_of_them_is_killed_while_the_program_hangs(s
             holder.kill()
         else:
             process = appears(
-                mark, f"{mark}/program.py" if victim == "guard of the program" else "-c import sys; sys.path"
+                mark, f"-S {mark}/program.py" if victim == "guard of the program" else "-c import sys; sys.path"
             )
             (process.parent() if victim.startswith("guard") else process).kill()
             time.sleep(0.2)

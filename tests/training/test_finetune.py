@@ -443,6 +443,7 @@ def test_a_matched_budget_counts_the_updates_of_the_adapter(few, data, tmp_path)
     run(*args, tmp_path / "il").one_error(2, f"{tmp_path / 'iwm'}: holds no finished training run")
 
 
+@pytest.mark.long
 def test_the_command_lines_of_the_training_page(data, tmp_path, monkeypatch):
     """IWM then IL, IL + SR, matched and extra: each as it stands there, on the built-in model."""
     text = (ROOT / "docs" / "training.md").read_text().partition("## The arms of the paper")[2]
