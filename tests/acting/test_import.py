@@ -661,7 +661,7 @@ def test_babyai_replays(tmp_path):
     assert [r["steps"] for r in by_template.ok().records] == [r["steps"] for r in result.records]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_alfworld_by_the_path_of_the_game(request):
     pytest.importorskip("alfworld")
     env = f"alfworld?data={request.getfixturevalue('alfworld_games')}&expert=planner"

@@ -178,7 +178,8 @@ def test_a_collection_while_a_state_is_copied_changes_nothing():
 
 
 @needs_java
-@pytest.mark.parametrize("branches", [300, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("branches", [300, 10_000])
 def test_copies_are_let_go(branches):
     """A copy has about 6,000 objects with 0.3 MB: 300 of them would not fit into 64 MB, and 10,000 not into 512 MB."""
     with open_env("scienceworld?memory=64m" if branches == 300 else "scienceworld") as env:
