@@ -36,6 +36,7 @@ from eexp.errors import EexpError, EnvironmentFailed, UsageError
 from eexp.prompts.calls import Call, parse_call, parse_done
 from eexp.records.task_file import TasksOfFile
 from eexp.system.child import Child, ChildFailed, time_limit
+from eexp.system.directories import copy_contents, empty
 
 if TYPE_CHECKING:
     from eexp.envs.bridges.mcp_client import McpSession
@@ -256,14 +257,14 @@ class MCP(Environment):
             raise EnvironmentFailed(f"{self.spec}: save: the server is not running; `reset` starts it")
         self._saved += 1
         directory = self._directory.with_name(f"saved-{self._saved}")
-        self._on_disk("save", lambda: _copy_tree(self._directory, directory))
+        self._on_disk("save", lambda: copy_contents(self._directory, directory))
         return _SavedMcpState(self._episode, directory, self._followed, self._end)
 
     def restore(self, state: _SavedMcpState) -> None:
         if state.episode is not self._episode or not state.directory.is_dir():
             raise EnvironmentFailed(f"{self.spec}: restore: the state belongs to an episode that is over")
         self._followed, self._end = state.followed, state.end
-        self._begin(lambda directory: _copy_tree(state.directory, directory))
+        self._begin(lambda directory: copy_contents(state.directory, directory))
 
     def release(self, state: _SavedMcpState) -> None:
         shutil.rmtree(state.directory, ignore_errors=True)
@@ -276,7 +277,7 @@ class MCP(Environment):
     def _fill_at_first(self, directory: Path) -> None:
         """Put the files into a directory with which the task begins."""
         if self._template:
-            _copy_tree(self._template, directory)
+            copy_contents(self._template, directory)
         for name, text in self._task.files.items():
             file = directory / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -296,7 +297,7 @@ class MCP(Environment):
             self._root = self._make_root()
         if self._state != STATELESS:
             self._end_server()
-        self._on_disk("reset", lambda: _empty(self._directory))
+        self._on_disk("reset", lambda: empty(self._directory))
         self._on_disk("reset", lambda: fill(self._directory))
         if self._session is None:
             self._start_server()
@@ -381,16 +382,3 @@ def _split_command(spec: str, command: str) -> list[str]:
         for word in arguments
     ]
     return [os.path.abspath(program) if "/" in program else program, *arguments]
-
-
-def _copy_tree(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
-
-
-def _empty(directory: Path) -> None:
-    """Remove what is in a directory, which itself stays: it is the working directory of a server."""
-    for entry in os.scandir(directory):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)

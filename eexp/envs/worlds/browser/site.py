@@ -23,6 +23,7 @@ from eexp.envs.worlds.browser.chromium import SiteAddress
 from eexp.envs.worlds.browser.web_tasks import SiteDescription
 from eexp.errors import EexpError
 from eexp.system.child import Child, ChildFailed, NotStarted
+from eexp.system.directories import copy_contents, empty
 
 HOST = "site.test"  # the name by which the browser knows a program's site, whatever its port
 
@@ -118,13 +119,13 @@ class Site:
             self.end_program()
         directory = self._path("site")
         if directory.exists():
-            _empty(directory)
-        shutil.copytree(files, directory, symlinks=True, dirs_exist_ok=True)
+            empty(directory)
+        copy_contents(files, directory)
         if self._program is None:
             self._start(directory)
             if not self._description.restart and files == self._path("first"):
-                _empty(files)
-                shutil.copytree(directory, files, symlinks=True, dirs_exist_ok=True)  # with what it makes as it starts
+                empty(files)
+                copy_contents(directory, files)  # with what it makes as it starts
 
     # -- programs ----------------------------------------------------------------------------------------------------
 
@@ -205,14 +206,6 @@ class Site:
             self._keeper.end()
             self._keeper = self._root = None
             self.address = SiteAddress(HOST, _free_port())  # another one, should this one be taken by now
-
-
-def _empty(directory: Path) -> None:
-    for entry in os.scandir(directory):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)
 
 
 def _program(name: str) -> str:
