@@ -39,7 +39,9 @@ def expert_way(env, task: dict, actions: list[str]) -> list[str] | None:
     return way if observation.success else None
 
 
-@pytest.mark.parametrize("env", ["house", "textcraft", "babyai", "exec:sh examples/safe.sh"])
+@pytest.mark.parametrize(
+    "env", ["house", "textcraft", pytest.param("babyai", marks=pytest.mark.long), "exec:sh examples/safe.sh"]
+)
 def test_the_first_turns_that_brought_the_agent_no_nearer_are_corrected(tmp_path, env):
     if env == "babyai":
         pytest.importorskip("minigrid")

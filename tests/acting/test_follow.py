@@ -73,7 +73,7 @@ def test_it_equals_a_replay_in_travelplanner(tmp_path):
     check(tmp_path, f"{travelplanner_spec(tmp_path)}/train.csv", "go on", "tiny")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_equals_a_replay_in_tau(tmp_path):
     check(tmp_path, f"tau?path={ROOT / 'tests' / 'tau_checkout'}&domain=library", WRITTEN, "tiny")
 

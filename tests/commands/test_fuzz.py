@@ -20,7 +20,7 @@ from eexp.records import jsonl
 from eexp.records import types as record_types
 
 LINES, PARTS = 2_000, 4
-FEWER = 200  # of part 0, which every run of the tests includes
+FEWER = 100  # of part 0, which every run of the tests includes
 WITHOUT = {"env", "models", "plugins", "prompts", "schema", "export", "plan"}  # stages that read no records
 
 

@@ -101,7 +101,7 @@ def undisturbed(data, tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "to_group"),
     [
-        ("eval-program", True),
+        pytest.param("eval-program", True, marks=pytest.mark.long),
         ("eval-program", False),
         ("eval", True),
         ("branch", False),

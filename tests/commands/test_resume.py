@@ -140,7 +140,15 @@ def _tear(output: Path, rng: random.Random) -> None:
 
 #: These share the code of others that are faster, or have a model as others do. tests/commands/test_kills.py kills
 #: rollouts with programs, and interrupts evaluations with programs and reflections by a model.
-LONG = {"branch-tiny", "world-model-data-tiny", "reflect-notes", "reflect-tiny", "expert-noise", "eval-program"}
+LONG = {
+    "branch-tiny",
+    "summarise",
+    "world-model-data-tiny",
+    "reflect-notes",
+    "reflect-tiny",
+    "expert-noise",
+    "eval-program",
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in JOBS])

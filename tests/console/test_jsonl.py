@@ -191,7 +191,7 @@ def _peak_kib(args: list[str], record: bytes, count: int) -> int:
     ("args", "name", "per_record"),
     [
         pytest.param(["imitation-data", "-q"], "expert", 0, marks=pytest.mark.long),
-        (["world-model-data", "-q"], "rollout", 0),
+        pytest.param(["world-model-data", "-q"], "rollout", 0, marks=pytest.mark.long),
         pytest.param(["branch", "--from", "admissible", "-q"], "expert", 0, marks=pytest.mark.long),
         (["rollout", "-q"], "branched", 0),
         pytest.param(["show", "--sample", "-n", "1"], "expert", 0, marks=pytest.mark.long),

@@ -193,6 +193,7 @@ def test_actions_that_are_not_admissible_do_nothing(env, tasks):
     assert env.step(" examine  desk 1\n").valid
 
 
+@pytest.mark.long
 def test_random_numbers_and_arguments_of_the_process_are_restored(data, tasks):
     script = f"""if True:
         import os, random, sys

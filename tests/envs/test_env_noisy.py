@@ -128,7 +128,7 @@ def test_the_same_room_reads_differently_only_after_an_action():
     assert fork.step("look") == looked
 
 
-@pytest.mark.parametrize("inner", ["house", "babyai"])
+@pytest.mark.parametrize("inner", ["house", pytest.param("babyai", marks=pytest.mark.long)])
 def test_a_fork_equals_a_replay(inner):
     if inner == "babyai":
         pytest.importorskip("minigrid", reason="needs `pip install minigrid`")
@@ -187,7 +187,7 @@ def test_refused_actions_inserted_by_recover_do_not_change_the_path():
     assert [t["outcome"] for t in again.records] == [t["outcome"] for t in demonstrations]
 
 
-@pytest.mark.parametrize("inner", ["house", SAFE], ids=["house", "program"])
+@pytest.mark.parametrize("inner", ["house", pytest.param(SAFE, marks=pytest.mark.long)], ids=["house", "program"])
 def test_episodes_do_not_depend_on_how_many_are_played_at_once(inner):
     command = ["eval", f"noisy:0.3:{inner}", "-m", "random", "-n", 5, "--max-steps", 6, "-q"]
     one, three = (run(*command, "--parallel", n).ok().out for n in (1, 3))

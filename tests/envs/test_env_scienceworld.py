@@ -274,6 +274,7 @@ def test_the_mask_hides_temperatures_and_the_order_of_lists():
 # -- the process -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @needs_java
 def test_the_simulator_prints_nothing_and_leaves_no_file(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)

@@ -379,6 +379,7 @@ def puts_a_note(person: Person) -> Generator[None, None, str]:
     return "stop []"
 
 
+@pytest.mark.long
 @needs_browser
 def test_what_a_person_does_becomes_a_demonstration(web):
     task = web.task_named("note")

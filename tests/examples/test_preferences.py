@@ -303,6 +303,7 @@ def test_a_run_starts_at_the_reference_and_learns(few, tmp_path):
     }
 
 
+@pytest.mark.long
 def test_a_resumed_run_equals_an_uninterrupted_one(few, tmp_path):
     from safetensors.torch import load_file
 
