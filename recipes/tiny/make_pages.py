@@ -34,8 +34,8 @@ SITE = Path(__file__).parents[1] / "studies" / "site" / "collections.toml"
 STYLE = get_style("react")
 #: Words in tasks, in headings and beside names. Names of elements stand in quotation marks, these do not.
 FILLERS = (
-    "how many of the are and that show which with in look place rows where there what all find count open list from"
-    " have has or not each some their its under over by to on name table value page is"
+    "how many of the are and that show which with in look place rows where there what all find count open from"
+    " have has or not each some their its under over by to on name table value is"
 ).split()
 SIZE, CONST, NORM, LEVEL = 64, 0, 0.68, 0.24
 OWN, BEFORE, SECOND, NUMBER, ASKED, FOUND = (
@@ -190,10 +190,10 @@ def start_with_pages(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 
 
 def main() -> None:
-    parser = arguments(__doc__ or "", episodes=9000, context=1024)
+    parser = arguments(__doc__ or "", episodes=5000, context=1024)
     parser.set_defaults(
-        hidden=WIDTH, layers=4, heads=4, kv_heads=4, head_dim=SIZE, mlp=256, rope_theta=1e6, lr=1e-3, weight_decay=0.0,
-        vocab_size=1600, tokens_per_batch=1500, other_weight=0.03,
+        hidden=WIDTH, layers=4, heads=4, kv_heads=4, head_dim=SIZE, mlp=256, rope_theta=1e6, lr=3e-4, lookup_rate=0.2, weight_decay=0.0,
+        vocab_size=1600, tokens_per_batch=1000, other_weight=0.003,
     )  # fmt: skip
     args = parser.parse_args()
     rng, pool = random.Random(f"pages/{args.seed}"), names()

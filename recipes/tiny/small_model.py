@@ -189,7 +189,12 @@ def train(
         for epoch in range(args.epochs)
         for batch in batches(sequences, args.tokens_per_batch, random.Random(args.seed + epoch))
     ]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
+    of_lookups = re.compile(r"[qk]_proj|layers\.[01]\.self_attn")
+    groups = [
+        {"params": [p for n, p in model.named_parameters() if bool(of_lookups.search(n)) is chosen], "lr": rate}
+        for chosen, rate in ((True, args.lr * args.lookup_rate), (False, args.lr))
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, len(plan) // 20, len(plan))
     marks, started, tokens_done, mean_loss, right = Marks(tokenizer), time.time(), 0, 0.0, 0.0
     for step, batch in enumerate(plan, 1):
@@ -261,6 +266,9 @@ def arguments(description: str, episodes: int, context: int) -> argparse.Argumen
     parser.add_argument("--mlp", type=int, default=384)
     parser.add_argument("--rope-theta", type=float, default=1e4, help="base of the rotations that tell positions")
     parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument(
+        "--lookup-rate", type=float, default=1.0, help="learning rate of queries, keys, and first layers, relative"
+    )
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--tokens-per-batch", type=int, default=1024)
     parser.add_argument("--bf16", action="store_true", help="faster where the processor has it")
