@@ -190,7 +190,7 @@ def start_with_pages(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 
 
 def main() -> None:
-    parser = arguments(__doc__ or "", episodes=5000, context=1024)
+    parser = arguments(__doc__ or "", episodes=5000, context=2048)
     parser.set_defaults(
         hidden=WIDTH, layers=4, heads=4, kv_heads=4, head_dim=SIZE, mlp=256, rope_theta=1e6, lr=3e-4, lookup_rate=0.2, weight_decay=0.0,
         vocab_size=1600, tokens_per_batch=1000, other_weight=0.003,
