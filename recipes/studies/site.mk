@@ -55,7 +55,8 @@ changed: $(foreach change,$(CHANGES),$(foreach seed,$(SEEDS),$(foreach played,$(
 base: $(BASE)/config.json
 
 $(BASE)/config.json:
-	cd $(HERE)../tiny && $(PYTHON) make_pages.py -o $(abspath $(BASE))
+	cd $(HERE)../tiny && $(PYTHON) make_pages.py -o $(abspath $(BASE))-1
+	cd $(HERE)../tiny && $(PYTHON) make_pages.py -o $(abspath $(BASE)) --init $(abspath $(BASE))-1 --acting 0.7 --episodes 1300 --seed 1
 
 # -- demonstrations and experience ---------------------------------------------------------------------------------
 

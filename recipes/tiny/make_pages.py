@@ -93,15 +93,28 @@ def page(rng: random.Random, pool: list[str], wanted: list[str], size: int) -> t
     return "\n".join(lines), numbers, heads
 
 
-def text(rng: random.Random, pool: list[str], progress: float) -> str:
-    """Return a text of several pages with questions."""
+def text(rng: random.Random, pool: list[str], progress: float, acting: float = 0.0) -> str:
+    """Return a text of several pages with questions.
+
+    acting: share of the texts without questions, in which the answer to each page is the element that the task names.
+    """
+    acts = rng.random() < acting
     slots = rng.sample(FILLERS, rng.randint(2, 4))
     task = dict(zip(slots, rng.sample(pool, len(slots))))
     instruction = STYLE.acting.task_label + " " + " ".join(f'{word} "{name}"' for word, name in task.items()) + "."
     messages = [{"role": "system", "content": STYLE.acting.system}]
     largest = 3 + round(13 * min(1.0, 1.5 * progress))
-    for n in range(1 + round(2.4 * progress * rng.random())):
+    for n in range(1 + round((3 if acts else 2.4) * progress * rng.random())):
         size = rng.randint(3, largest)
+        if acts:
+            chosen = rng.choice(slots)
+            among = [name for name in pool if name not in task.values()]
+            shown, numbers, _ = page(rng, among, [task[chosen]], size)
+            messages += [
+                {"role": "user", "content": f"{instruction}\n{shown}" if n == 0 else shown},
+                {"role": "assistant", "content": f"Answer: click [{numbers[task[chosen]]}]"},
+            ]
+            continue
         asked = rng.sample(slots, rng.randint(1, len(slots)))
         shown, numbers, heads = page(rng, pool, [task[slot] for slot in asked], size)
         asked = [slot for slot in asked if task[slot] in numbers]
@@ -195,10 +208,11 @@ def main() -> None:
         hidden=WIDTH, layers=4, heads=4, kv_heads=4, head_dim=SIZE, mlp=256, rope_theta=1e6, lr=3e-4, lookup_rate=0.2, weight_decay=0.0,
         vocab_size=1600, tokens_per_batch=1000, other_weight=0.003,
     )  # fmt: skip
+    parser.add_argument("--acting", type=float, default=0.0, help="share of texts without questions: see text()")
     args = parser.parse_args()
     rng, pool = random.Random(f"pages/{args.seed}"), names()
-    texts = [text(rng, pool, 1.0) for _ in range(200)]
-    texts += [text(rng, pool, n / args.episodes) for n in range(args.episodes)]
+    texts = [text(rng, pool, 1.0, args.acting) for _ in range(200)]
+    texts += [text(rng, pool, min(1.0, (bool(args.init) + 1) * n / args.episodes), args.acting) for n in range(args.episodes)]
     spoken = [" ".join(f'"{name}" {name}' for name in pool), " ".join(FILLERS), " ".join(f"[{n}] {n}" for n in range(100))]
     spoken += [" ".join(WORDS), STYLE.answer("click [3]", "So I could").text, STYLE.predicting.open, STYLE.predicting.request]
     make(texts, spoken, args, start_with_pages)

@@ -172,10 +172,11 @@ def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, held_out:
     for s in held_out:
         best = model(input_ids=torch.from_numpy(s.astype(np.int64))[None]).logits[0].argmax(-1).numpy()
         for i, j in marks.answers(s):
-            start = np.flatnonzero(s[:i] == marks.question)[-1]
+            asked = np.flatnonzero(s[:i] == marks.question)
+            start = asked[-1] if len(asked) else i
             words = text_of(tokenizer, s[start : start + np.flatnonzero(s[start:] == marks.end)[0]].tolist())
             kind = re.sub(r"\b([Ii])s the (?!place)\w+", r"\1s the X", words.removeprefix("Question: "))
-            kind = re.sub(r"(?<=^Where is ).*|(?<=^What is ).*|(?<=^How many ).*", "X", kind)
+            kind = re.sub(r"(?<=^Where is ).*|(?<=^What is ).*|(?<=^How many ).*|(?<=^Answer: click ).*", "X", kind)
             total[kind] += 1
             right[kind] += bool((best[i : j - 1] == s[i + 1 : j]).all())  # from after "Answer" to the last word
     return {kind: f"{right[kind]}/{total[kind]}" for kind in sorted(total)}
