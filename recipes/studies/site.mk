@@ -25,10 +25,10 @@ SEEDS ?= 0 1 2 3 4
 ARMS ?= il sr sr-permuted iwm
 TRAIN ?= 60
 K ?= 2
-PANEL_TASKS ?= 40
-UPDATES ?= 100
+PANEL_TASKS ?= 20
+UPDATES ?= 40
 BATCH ?= 4
-LR ?= 5e-4
+LR ?= 3e-4
 MAX_STEPS ?= 7
 CHANGES ?= names order dialog
 HALF := $(shell echo $$(($(UPDATES) / 2)))
@@ -55,8 +55,7 @@ changed: $(foreach change,$(CHANGES),$(foreach seed,$(SEEDS),$(foreach played,$(
 base: $(BASE)/config.json
 
 $(BASE)/config.json:
-	cd $(HERE)../tiny && $(PYTHON) make_pages.py -o $(abspath $(BASE))-1
-	cd $(HERE)../tiny && $(PYTHON) make_pages.py -o $(abspath $(BASE)) --init $(abspath $(BASE))-1 --acting 0.7 --episodes 1300 --seed 1
+	cd $(HERE)../tiny && $(PYTHON) make_pages.py -o $(abspath $(BASE))
 
 # -- demonstrations and experience ---------------------------------------------------------------------------------
 

@@ -3,9 +3,9 @@
     python make_pages.py -o bases/pages
 
 Its texts are invented pages in the form in which eexp's web environments show them, and questions about them: the number
-of the element with a name, the number of the element that the task names after some word, a number in a heading. The
-pages of a text have nothing to do with each other or with what was answered, so the base learns to read, and nothing
-about what an action leads to. Every text draws its names and its words anew, from lists that have the words of the
+of the element with a name, the number of the element that the task names after some word, a number in a heading. In other texts, the answer to
+each page is the element that the task names, of which there is one. The pages of a text have nothing to do with each
+other or with what was answered, so the base learns to read, and nothing about what an action leads to. Every text draws its names and its words anew, from lists that have the words of the
 study's site (recipes/studies/site) among others.
 
 The lookups are built first (`start_with_pages`), and trained further: see reading_start.py.
@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 import torch
-from reading_start import FLAG, Builder
+from reading_start import FLAG, RECENT, Builder, _recency
 from small_model import GO_ON, WORDS, arguments, make, render
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -41,7 +41,7 @@ SIZE, CONST, NORM, LEVEL = 64, 0, 0.68, 0.24
 OWN, BEFORE, SECOND, NUMBER, ASKED, FOUND = (
     slice(a, b) for a, b in itertools.pairwise([1, 48, 95, 127, 159, 191, 223])
 )
-WIDTH = 256
+MARK, WIDTH = 223, 256
 
 
 def names() -> list[str]:
@@ -145,6 +145,7 @@ class PageBuilder(Builder):
         assert model.config.hidden_size == WIDTH and model.config.head_dim == SIZE
         self.layers, self.turns = model.model.layers, model.model.rotary_emb.inv_freq.clone()
         self.names = torch.linalg.qr(torch.randn(47, 32))[0].T
+        self.recency = torch.tensor(_recency(self.turns[:RECENT].double().numpy()), dtype=torch.float)
 
 
 @torch.no_grad()
@@ -153,7 +154,7 @@ def start_with_pages(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 
     A position knows its token and those one, two, four and five before: in a list, four before a name stands its number,
     and five before an answer stands what is asked. The second layer finds the name that the task has after the word that
-    is asked; the third finds the number before a name.
+    is asked; the third finds the number before a name. `mark_named` has the lookups for texts without questions.
     """
     rows = model.model.embed_tokens.weight
     rows[:, CONST] = rows[:, OWN.stop :] = 0
@@ -161,6 +162,7 @@ def start_with_pages(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
     rows[:, CONST] = LEVEL
     build = PageBuilder(model)
     own = {word: rows[tokenizer.encode(word)[0], OWN].clone() for word in (' "', " link", " button")}
+    own |= {"system": rows[tokenizer.encode("<|system|>")[0], OWN].clone(), "click": rows[tokenizer.encode(" click")[-1], OWN].clone()}
     for layer in model.model.layers:
         layer.mlp.down_proj.weight.zero_()
         layer.self_attn.o_proj.weight *= 0.02
@@ -191,6 +193,7 @@ def start_with_pages(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
     look(1, 0, ASKED, SECOND, OWN, FOUND, 1.0, BEFORE, ' "')
     look(1, 1, ASKED, OWN, NUMBER, OWN, 2.0, SECOND, " link", " button")
     look(2, 0, FOUND, OWN, NUMBER, OWN, 2.0, SECOND, " link", " button")
+    mark_named(build, own, LEVEL * later, NORM * later)
     look(2, 1, ASKED, OWN, BEFORE, OWN, 1.0, SECOND, ' "')
     for layer in model.model.layers:  # as large as each other, so that steps of one size do not spoil what is written
         attention = layer.self_attn
@@ -202,17 +205,42 @@ def start_with_pages(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
     model.model.norm.weight.fill_(2.0)
 
 
+def mark_named(build: PageBuilder, own: dict[str, torch.Tensor], level: float, norm: float) -> None:
+    """Mark the elements that the task names, and after "click", find the number of the last one of them."""
+    q, k, v, out = build.head(1, 3)
+    build.same(q, k, OWN, OWN, norm, 60.0)
+    q[FLAG, CONST] = (8 * 40.0) ** 0.5 / level
+    scaled = (8 * 40.0) ** 0.5 / norm * NORM
+    row = {word: own[word] / own[word].norm() ** 2 for word in own}
+    k[FLAG, BEFORE] = scaled * row[' "']
+    for word in (" link", " button"):
+        k[FLAG, SECOND] -= scaled * build.names @ own[word] / (build.names @ own[word]).norm() ** 2
+    k[FLAG, OWN] += 1.8 * scaled * row["system"]  # attended to where nothing is named
+    v[0, CONST], v[0, OWN] = 1 / level, -NORM / norm * row["system"]
+    out[MARK, 0] = 1.0
+    q, k, v, out = build.head(2, 2)
+    near = torch.zeros_like(q), torch.zeros_like(k)
+    build.recent(*near, level, 10.0)
+    q += near[0]
+    k += near[1]
+    q[FLAG, BEFORE] = (8 * 60.0) ** 0.5 / norm * NORM * row["click"]
+    k[FLAG, MARK] = (8 * 60.0) ** 0.5 * 2 / level * LEVEL
+    for word in (" link", " button"):
+        k[FLAG, SECOND] += (8 * 60.0) ** 0.5 / norm * NORM * build.names @ own[word] / (build.names @ own[word]).norm() ** 2
+    v[:32, NUMBER], out[OWN, :32] = torch.eye(32), 6.0 * NORM / norm * build.names.T
+
+
 def main() -> None:
-    parser = arguments(__doc__ or "", episodes=5000, context=2048)
+    parser = arguments(__doc__ or "", episodes=2600, context=2048)
     parser.set_defaults(
         hidden=WIDTH, layers=4, heads=4, kv_heads=4, head_dim=SIZE, mlp=256, rope_theta=1e6, lr=3e-4, lookup_rate=0.2, weight_decay=0.0,
         vocab_size=1600, tokens_per_batch=1000, other_weight=0.003,
     )  # fmt: skip
-    parser.add_argument("--acting", type=float, default=0.0, help="share of texts without questions: see text()")
+    parser.add_argument("--acting", type=float, default=0.5, help="share of texts without questions: see text()")
     args = parser.parse_args()
     rng, pool = random.Random(f"pages/{args.seed}"), names()
     texts = [text(rng, pool, 1.0, args.acting) for _ in range(200)]
-    texts += [text(rng, pool, min(1.0, (bool(args.init) + 1) * n / args.episodes), args.acting) for n in range(args.episodes)]
+    texts += [text(rng, pool, min(1.0, 1.3 * n / args.episodes), args.acting) for n in range(args.episodes)]
     spoken = [" ".join(f'"{name}" {name}' for name in pool), " ".join(FILLERS), " ".join(f"[{n}] {n}" for n in range(100))]
     spoken += [" ".join(WORDS), STYLE.answer("click [3]", "So I could").text, STYLE.predicting.open, STYLE.predicting.request]
     make(texts, spoken, args, start_with_pages)
