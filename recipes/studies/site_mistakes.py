@@ -2,7 +2,7 @@
 
     python recipes/studies/site_mistakes.py studies/site
 
-table, value      The click was on another element than on a link with the table's name, or with one of the wanted values.
+table, value      The click was on another element than a link with the table's name, or with one of the wanted values.
 stopped early     The answer came before the rows were shown.
 went on           The rows were shown, and the agent did something else than answer.
 answer            The rows were shown, and the answer was wrong.
@@ -53,7 +53,9 @@ def main() -> None:
     print(f"{'':20}{'solved':>9}" + "".join(f"{name:>15}" for name in WRONG) + "   episodes")
     for name, counts in found.items():
         total = counts.total()
-        print(f"{name:20}{counts[''] / total:9.1%}" + "".join(f"{counts[w] / total:15.1%}" for w in WRONG) + f"{total:11}")
+        print(
+            f"{name:20}{counts[''] / total:9.1%}" + "".join(f"{counts[w] / total:15.1%}" for w in WRONG) + f"{total:11}"
+        )
 
 
 if __name__ == "__main__":

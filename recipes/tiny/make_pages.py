@@ -2,11 +2,12 @@
 
     python make_pages.py -o bases/pages
 
-Its texts are invented pages in the form in which eexp's web environments show them, and questions about them: the number
-of the element with a name, the number of the element that the task names after some word, a number in a heading. In other texts, the answer to
-each page is the element that the task names, of which there is one. The pages of a text have nothing to do with each
-other or with what was answered, so the base learns to read, and nothing about what an action leads to. Every text draws its names and its words anew, from lists that have the words of the
-study's site (recipes/studies/site) among others.
+Its texts are invented pages in the form in which eexp's web environments show them, and questions about them: the
+number of the element with a name, the number of the element that the task names after some word, a number in a heading.
+In other texts, the answer to each page is the element that the task names, of which there is one. The pages of a text
+have nothing to do with each other or with what was answered, so the base learns to read, and nothing about what an
+action leads to. Every text draws its names and its words anew, from lists that have the words of the study's site
+(recipes/studies/site) among others.
 
 The lookups are built first (`start_with_pages`), and trained further: see reading_start.py.
 """
@@ -33,10 +34,11 @@ else:
 SITE = Path(__file__).parents[1] / "studies" / "site" / "collections.toml"
 STYLE = get_style("react")
 #: Words in tasks, in headings and beside names. Names of elements stand in quotation marks, these do not.
-FILLERS = (
-    "how many of the are and that show which with in look place rows where there what all find count open from"
-    " have has or not each some their its under over by to on name table value is"
-).split()
+FILLERS = [
+    "how", "many", "of", "the", "are", "and", "that", "show", "which", "with", "in", "look", "place", "rows",
+    "where", "there", "what", "all", "find", "count", "open", "from", "have", "has", "or", "not", "each", "some",
+    "their", "its", "under", "over", "by", "to", "on", "name", "table", "value", "is",
+]  # fmt: skip
 SIZE, CONST, NORM, LEVEL = 64, 0, 0.68, 0.24
 OWN, BEFORE, SECOND, NUMBER, ASKED, FOUND = (
     slice(a, b) for a, b in itertools.pairwise([1, 48, 95, 127, 159, 191, 223])
@@ -74,12 +76,11 @@ def page(rng: random.Random, pool: list[str], wanted: list[str], size: int) -> t
         if rng.random() < 0.4:
             lines.append(f'heading "{rng.choice(pool)}"')
     numbers: dict[str, int] = {}
-    at, indented, table = 0, False, False
-    for name in drawn:
+    indented = False
+    for at, name in enumerate(drawn, 1):
         if rng.random() < 0.12:
             indented = rng.random() < 0.7
             lines.append("list" if indented else f'text "{next(words, "all")} {rng.randint(1, 9)}"')
-        at += 1
         numbers[name] = at
         mark = "  " if indented else ""
         if rng.random() < 0.2:
@@ -152,9 +153,10 @@ class PageBuilder(Builder):
 def start_with_pages(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     """Set the weights of a new model, in place, so that it looks up what the docstring of this module says.
 
-    A position knows its token and those one, two, four and five before: in a list, four before a name stands its number,
-    and five before an answer stands what is asked. The second layer finds the name that the task has after the word that
-    is asked; the third finds the number before a name. `mark_named` has the lookups for texts without questions.
+    A position knows its token and those one, two, four and five before: in a list, four before a name stands its
+    number, and five before an answer stands what is asked. The second layer finds the name that the task has after the
+    word that is asked; the third finds the number before a name. `mark_named` has the lookups for texts without
+    questions.
     """
     rows = model.model.embed_tokens.weight
     rows[:, CONST] = rows[:, OWN.stop :] = 0
@@ -162,7 +164,10 @@ def start_with_pages(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
     rows[:, CONST] = LEVEL
     build = PageBuilder(model)
     own = {word: rows[tokenizer.encode(word)[0], OWN].clone() for word in (' "', " link", " button")}
-    own |= {"system": rows[tokenizer.encode("<|system|>")[0], OWN].clone(), "click": rows[tokenizer.encode(" click")[-1], OWN].clone()}
+    own |= {
+        "system": rows[tokenizer.encode("<|system|>")[0], OWN].clone(),
+        "click": rows[tokenizer.encode(" click")[-1], OWN].clone(),
+    }
     for layer in model.model.layers:
         layer.mlp.down_proj.weight.zero_()
         layer.self_attn.o_proj.weight *= 0.02
@@ -178,7 +183,15 @@ def start_with_pages(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
         out[part, : len(read)] = torch.eye(len(read)) / first
 
     def look(
-        layer: int, head: int, asked: slice, read: slice, value: slice, to: slice, strength: float, beside: slice, *words: str
+        layer: int,
+        head: int,
+        asked: slice,
+        read: slice,
+        value: slice,
+        to: slice,
+        strength: float,
+        beside: slice,
+        *words: str,
     ) -> None:
         q, k, v, out = build.head(layer, head)
         build.same(q, k, asked, read, NORM * later, 30.0)
@@ -226,23 +239,34 @@ def mark_named(build: PageBuilder, own: dict[str, torch.Tensor], level: float, n
     q[FLAG, BEFORE] = (8 * 60.0) ** 0.5 / norm * NORM * row["click"]
     k[FLAG, MARK] = (8 * 60.0) ** 0.5 * 2 / level * LEVEL
     for word in (" link", " button"):
-        k[FLAG, SECOND] += (8 * 60.0) ** 0.5 / norm * NORM * build.names @ own[word] / (build.names @ own[word]).norm() ** 2
+        k[FLAG, SECOND] += (
+            (8 * 60.0) ** 0.5 / norm * NORM * build.names @ own[word] / (build.names @ own[word]).norm() ** 2
+        )
     v[:32, NUMBER], out[OWN, :32] = torch.eye(32), 6.0 * NORM / norm * build.names.T
 
 
 def main() -> None:
     parser = arguments(__doc__ or "", episodes=2600, context=2048)
     parser.set_defaults(
-        hidden=WIDTH, layers=4, heads=4, kv_heads=4, head_dim=SIZE, mlp=256, rope_theta=1e6, lr=3e-4, lookup_rate=0.2, weight_decay=0.0,
-        vocab_size=1600, tokens_per_batch=1000, other_weight=0.003,
+        hidden=WIDTH, layers=4, heads=4, kv_heads=4, head_dim=SIZE, mlp=256, rope_theta=1e6, lr=3e-4, lookup_rate=0.2,
+        weight_decay=0.0, vocab_size=1600, tokens_per_batch=1000, other_weight=0.003,
     )  # fmt: skip
     parser.add_argument("--acting", type=float, default=0.5, help="share of texts without questions: see text()")
     args = parser.parse_args()
     rng, pool = random.Random(f"pages/{args.seed}"), names()
     texts = [text(rng, pool, 1.0, args.acting) for _ in range(200)]
     texts += [text(rng, pool, min(1.0, 1.3 * n / args.episodes), args.acting) for n in range(args.episodes)]
-    spoken = [" ".join(f'"{name}" {name}' for name in pool), " ".join(FILLERS), " ".join(f"[{n}] {n}" for n in range(100))]
-    spoken += [" ".join(WORDS), STYLE.answer("click [3]", "So I could").text, STYLE.predicting.open, STYLE.predicting.request]
+    spoken = [
+        " ".join(f'"{name}" {name}' for name in pool),
+        " ".join(FILLERS),
+        " ".join(f"[{n}] {n}" for n in range(100)),
+    ]
+    spoken += [
+        " ".join(WORDS),
+        STYLE.answer("click [3]", "So I could").text,
+        STYLE.predicting.open,
+        STYLE.predicting.request,
+    ]
     make(texts, spoken, args, start_with_pages)
 
 

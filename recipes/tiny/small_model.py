@@ -218,7 +218,10 @@ def train(
         mean_loss = loss.item() if step == 1 else 0.95 * mean_loss + 0.05 * loss.item()
         if step % 100 == 0 or step == len(plan):
             rate = tokens_done / (time.time() - started)
-            print(f"step {step}/{len(plan)} loss {mean_loss:.3f} words of answers {right:.1%} {rate:,.0f} tokens/s", flush=True)
+            print(
+                f"step {step}/{len(plan)} loss {mean_loss:.3f} words of answers {right:.1%} {rate:,.0f} tokens/s",
+                flush=True,
+            )
 
 
 def stage_of(init: Path | None) -> int:

@@ -34,7 +34,8 @@ def notes(step: dict, led_to: str) -> str:
     """Return the notes of a state, without those on alternatives if there is nothing to choose: at the end."""
     chosen = sentence(step["action"], led_to)
     others = (
-        sentence(a["action"], a["outcome"]["observation"]) for a in step.get("alternatives") or [] if a.get("outcome"))
+        sentence(a["action"], a["outcome"]["observation"]) for a in step.get("alternatives") or [] if a.get("outcome")
+    )
     other = next((text for text in others if text and text.split(" ", 1)[1] != chosen.partition(" ")[2]), "")
     return " ".join(text for text in (other, chosen or f"This is {page_of(step['observation'])}.") if text)
 

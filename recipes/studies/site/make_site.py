@@ -1,7 +1,7 @@
 """Make the databases of the web study, the same each time: `python make_site.py DIRECTORY`.
 
-Each database is a collection of some kind, with tables whose rows have a name, two properties and a number. All contents
-are invented. `collections.toml` has the words.
+Each database is a collection of some kind, with tables whose rows have a name and two properties. All contents are
+invented. `collections.toml` has the words.
 """
 
 from __future__ import annotations

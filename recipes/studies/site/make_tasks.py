@@ -1,8 +1,9 @@
 """Write the file of tasks of the web study: `python make_tasks.py > tasks.toml`, beside a copy of this directory.
 
-Four kinds of tasks on a Datasette that serves the databases of make_site.py: how many rows of a table have one property,
-or two, and show them. The tasks of `train` are in six databases and those of `test` in the other two, so that no table and
-no combination of a demonstration occurs in a test. `collections.toml` names the databases in that order.
+Four kinds of tasks on a Datasette that serves the databases of make_site.py: show the rows of a table that have one
+property or two, and say how many there are, or not. The tasks of `train` are in six databases and those of `test` in
+the other two, so that no table of a demonstration occurs in a test. `collections.toml` names the databases in that
+order.
 """
 
 from __future__ import annotations
@@ -62,7 +63,10 @@ def main() -> None:
         found = contents(tomllib.load(file))
     print(SITE)
     databases = list(found)
-    for split, among, number in (("train", databases[:TRAIN_DATABASES], TRAIN), ("test", databases[TRAIN_DATABASES:], TEST)):
+    for split, among, number in (
+        ("train", databases[:TRAIN_DATABASES], TRAIN),
+        ("test", databases[TRAIN_DATABASES:], TEST),
+    ):
         rng, seen = random.Random(split), set()
         while len(seen) < number:
             kind = KINDS[len(seen) % len(KINDS)]
