@@ -24,6 +24,7 @@ from reading_start import FLAG, RECENT, Builder, _recency
 from small_model import GO_ON, WORDS, arguments, make, render
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from eexp.envs.worlds.web import HOW as ACTIONS
 from eexp.prompts import get_style
 
 if sys.version_info >= (3, 11):
@@ -103,6 +104,8 @@ def text(rng: random.Random, pool: list[str], progress: float, acting: float = 0
     slots = rng.sample(FILLERS, rng.randint(2, 4))
     task = dict(zip(slots, rng.sample(pool, len(slots))))
     instruction = STYLE.acting.task_label + " " + " ".join(f'{word} "{name}"' for word, name in task.items()) + "."
+    # Half of the texts have the words about actions that the web environment adds to a task.
+    instruction += f"\n{ACTIONS}" if rng.random() < 0.5 else ""
     messages = [{"role": "system", "content": STYLE.acting.system}]
     largest = 3 + round(13 * min(1.0, 1.5 * progress))
     for n in range(1 + round((3 if acts else 2.4) * progress * rng.random())):
@@ -255,7 +258,10 @@ def main() -> None:
     args = parser.parse_args()
     rng, pool = random.Random(f"pages/{args.seed}"), names()
     texts = [text(rng, pool, 1.0, args.acting) for _ in range(200)]
-    texts += [text(rng, pool, min(1.0, 1.3 * n / args.episodes), args.acting) for n in range(args.episodes)]
+    texts += [
+        text(rng, pool, min(1.0, (0.5 if args.init else 0.0) + 1.3 * n / args.episodes), args.acting)
+        for n in range(args.episodes)
+    ]
     spoken = [
         " ".join(f'"{name}" {name}' for name in pool),
         " ".join(FILLERS),
