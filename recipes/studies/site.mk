@@ -26,9 +26,10 @@ ARMS ?= il sr sr-permuted iwm
 TRAIN ?= 60
 K ?= 2
 PANEL_TASKS ?= 20
-UPDATES ?= 40
+UPDATES ?= 60
 BATCH ?= 4
-LR ?= 3e-4
+# Larger steps make the base forget how to read.
+LR ?= 5e-5
 MAX_STEPS ?= 7
 CHANGES ?= names order dialog
 HALF := $(shell echo $$(($(UPDATES) / 2)))
@@ -55,7 +56,8 @@ changed: $(foreach change,$(CHANGES),$(foreach seed,$(SEEDS),$(foreach played,$(
 base: $(BASE)/config.json
 
 $(BASE)/config.json:
-	cd $(HERE)../tiny && $(PYTHON) make_pages.py -o $(abspath $(BASE))
+	cd $(HERE)../tiny && $(PYTHON) make_pages.py -o $(abspath $(BASE))-1
+	cd $(HERE)../tiny && $(PYTHON) make_pages.py -o $(abspath $(BASE)) --init $(abspath $(BASE))-1 --episodes 1500 --acting 0.7 --seed 1
 
 # -- demonstrations and experience ---------------------------------------------------------------------------------
 

@@ -95,17 +95,18 @@ def page(rng: random.Random, pool: list[str], wanted: list[str], size: int) -> t
     return "\n".join(lines), numbers, heads
 
 
-def text(rng: random.Random, pool: list[str], progress: float, acting: float = 0.0) -> str:
+def text(rng: random.Random, pool: list[str], progress: float, acting: float = 0.0, explained: bool = False) -> str:
     """Return a text of several pages with questions.
 
+    explained: half of the texts have the words about actions that the web environment adds to a task.
     acting: share of the texts without questions, in which the answer to each page is the element that the task names.
     """
     acts = rng.random() < acting
     slots = rng.sample(FILLERS, rng.randint(2, 4))
     task = dict(zip(slots, rng.sample(pool, len(slots))))
     instruction = STYLE.acting.task_label + " " + " ".join(f'{word} "{name}"' for word, name in task.items()) + "."
-    # Half of the texts have the words about actions that the web environment adds to a task.
-    instruction += f"\n{ACTIONS}" if rng.random() < 0.5 else ""
+    if explained and rng.random() < 0.5:
+        instruction += f"\n{ACTIONS}"
     messages = [{"role": "system", "content": STYLE.acting.system}]
     largest = 3 + round(13 * min(1.0, 1.5 * progress))
     for n in range(1 + round((3 if acts else 2.4) * progress * rng.random())):
@@ -257,9 +258,9 @@ def main() -> None:
     parser.add_argument("--acting", type=float, default=0.5, help="share of texts without questions: see text()")
     args = parser.parse_args()
     rng, pool = random.Random(f"pages/{args.seed}"), names()
-    texts = [text(rng, pool, 1.0, args.acting) for _ in range(200)]
+    texts = [text(rng, pool, 1.0, args.acting, bool(args.init)) for _ in range(200)]
     texts += [
-        text(rng, pool, min(1.0, (0.5 if args.init else 0.0) + 1.3 * n / args.episodes), args.acting)
+        text(rng, pool, min(1.0, (0.5 if args.init else 0.0) + 1.3 * n / args.episodes), args.acting, bool(args.init))
         for n in range(args.episodes)
     ]
     spoken = [
