@@ -67,8 +67,7 @@ WORLD = $(OUT)/%/world.jsonl
 # How an arm plays: with thoughts where it was trained on them.
 how = $(if $(findstring sr,$1)$(findstring notes,$1),think,act)
 PLAYED = $(foreach one,$(ARMS),$(one).$(call how,$(one)))
-think_act = never
-think_think = always
+PLAYED_IN = house
 
 .PHONY: all changed rl
 all: $(foreach played,$(PLAYED),$(SEEDS:%=$(OUT)/%/$(played).jsonl))
@@ -162,16 +161,6 @@ $(eval $(call arm,recovery-sr-permuted,$(OUT)/%/recovery-sr-permuted.jsonl $(OUT
 
 include $(HERE)world-first.mk
 $(eval $(call after,iwm-world,iwm-notes-sr,$(HALF),$(OUT)/%/notes-sr.jsonl $(OUT)/il.jsonl))
-
-# -- the same agents elsewhere -------------------------------------------------------------------------------------
-
-# $(call elsewhere,CHANGE,act OR think)
-define elsewhere
-$(OUT)-$1/%.$2.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
-	@mkdir -p $$(@D)
-	eexp eval 'changed:$(call renamed,$1):house' --panel $(OUT)/panel.jsonl -m $$< --think $(think_$2) $(EVAL) --resume -o $$@.part && mv $$@.part $$@
-endef
-$(foreach change,$(CHANGES),$(foreach played,act think,$(eval $(call elsewhere,$(change),$(played)))))
 
 # -- reinforcement learning ----------------------------------------------------------------------------------------
 

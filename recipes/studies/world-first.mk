@@ -1,5 +1,6 @@
-# What the studies of `house` and `reactions` have in common: world model, then imitation, and playing. A makefile sets
-# TUNE, EVAL, and WORLD, the world-model examples, before it includes this file.
+# What the studies of `house`, `reactions` and a web site have in common: world model, then imitation, and playing. A
+# makefile sets TUNE, EVAL, and WORLD, the world-model examples, before it includes this file; and, to play with changed
+# interfaces, PLAYED_IN, the environment, CHANGES, and `renamed`, how a change is named in a spec.
 
 # $(call world,NAME,UPDATES)
 define world
@@ -22,9 +23,15 @@ $(eval $(call after,iwm-extra-world,iwm-extra,$(UPDATES),$(OUT)/il.jsonl))
 $(OUT)/%.gguf: $(OUT)/%/eexp.json
 	eexp export $(<D) -o $@
 
-# A play that was killed goes on where it ended, and has its name when it is complete.
-$(OUT)/%.act.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
-	eexp eval --panel $(OUT)/panel.jsonl -m $< --think never $(EVAL) --resume -o $@.part && mv $@.part $@
+think_act = never
+think_think = always
 
-$(OUT)/%.think.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
-	eexp eval --panel $(OUT)/panel.jsonl -m $< --think always $(EVAL) --resume -o $@.part && mv $@.part $@
+# A play that was killed goes on where it ended, and has its name when it is complete.
+# $(call play,OUTPUT DIRECTORY,ENVIRONMENT OR NONE,act OR think)
+define play
+$1/%.$3.jsonl: $(OUT)/%.gguf $(OUT)/panel.jsonl
+	@mkdir -p $$(@D)
+	eexp eval $(if $2,'$2' )--panel $(OUT)/panel.jsonl -m $$< --think $(think_$3) $(EVAL) --resume -o $$@.part && mv $$@.part $$@
+endef
+$(foreach played,act think,$(eval $(call play,$(OUT),$(PLAYED_HERE),$(played))))
+$(foreach change,$(CHANGES),$(foreach played,act think,$(eval $(call play,$(OUT)-$(change),changed:$(call renamed,$(change)):$(PLAYED_IN),$(played)))))

@@ -172,9 +172,11 @@ def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, held_out:
     for s in held_out:
         best = model(input_ids=torch.from_numpy(s.astype(np.int64))[None]).logits[0].argmax(-1).numpy()
         for i, j in marks.answers(s):
-            start = np.flatnonzero(s[:i] == marks.question)[-1]
+            asked = np.flatnonzero(s[:i] == marks.question)
+            start = asked[-1] if len(asked) else i
             words = text_of(tokenizer, s[start : start + np.flatnonzero(s[start:] == marks.end)[0]].tolist())
             kind = re.sub(r"\b([Ii])s the (?!place)\w+", r"\1s the X", words.removeprefix("Question: "))
+            kind = re.sub(r"(?<=^Where is ).*|(?<=^What is ).*|(?<=^How many ).*|(?<=^Answer: click ).*", "X", kind)
             total[kind] += 1
             right[kind] += bool((best[i : j - 1] == s[i + 1 : j]).all())  # from after "Answer" to the last word
     return {kind: f"{right[kind]}/{total[kind]}" for kind in sorted(total)}
@@ -188,9 +190,14 @@ def train(
         for epoch in range(args.epochs)
         for batch in batches(sequences, args.tokens_per_batch, random.Random(args.seed + epoch))
     ]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
+    of_lookups = re.compile(r"[qk]_proj|layers\.[01]\.self_attn")
+    groups = [
+        {"params": [p for n, p in model.named_parameters() if bool(of_lookups.search(n)) is chosen], "lr": rate}
+        for chosen, rate in ((True, args.lr * args.lookup_rate), (False, args.lr))
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), weight_decay=args.weight_decay)
     schedule = get_cosine_schedule_with_warmup(optimizer, len(plan) // 20, len(plan))
-    marks, started, tokens_done, mean_loss = Marks(tokenizer), time.time(), 0, 0.0
+    marks, started, tokens_done, mean_loss, right = Marks(tokenizer), time.time(), 0, 0.0, 0.0
     for step, batch in enumerate(plan, 1):
         ids, counts = padded(batch, marks, args.other_weight)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
@@ -198,6 +205,10 @@ def train(
         losses = cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
         counts = counts[:, 1:].flatten()
         loss = (losses * counts).sum() / counts.sum()
+        with torch.no_grad():
+            answers = counts == 1
+            correct = (logits[:, :-1].flatten(0, 1)[answers].argmax(-1) == ids[:, 1:].flatten()[answers]).float().mean()
+            right = correct.item() if step == 1 else 0.95 * right + 0.05 * correct.item()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -205,9 +216,12 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         tokens_done += sum(map(len, batch))
         mean_loss = loss.item() if step == 1 else 0.95 * mean_loss + 0.05 * loss.item()
-        if step % 500 == 0 or step == len(plan):
+        if step % 100 == 0 or step == len(plan):
             rate = tokens_done / (time.time() - started)
-            print(f"step {step}/{len(plan)} loss {mean_loss:.3f} {rate:,.0f} tokens/s", flush=True)
+            print(
+                f"step {step}/{len(plan)} loss {mean_loss:.3f} words of answers {right:.1%} {rate:,.0f} tokens/s",
+                flush=True,
+            )
 
 
 def stage_of(init: Path | None) -> int:
@@ -254,7 +268,11 @@ def arguments(description: str, episodes: int, context: int) -> argparse.Argumen
     parser.add_argument("--kv-heads", type=int, default=2)
     parser.add_argument("--head-dim", type=int, help="dimensions of a head: by default hidden / heads")
     parser.add_argument("--mlp", type=int, default=384)
+    parser.add_argument("--rope-theta", type=float, default=1e4, help="base of the rotations that tell positions")
     parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument(
+        "--lookup-rate", type=float, default=1.0, help="learning rate of queries, keys, and first layers, relative"
+    )
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--tokens-per-batch", type=int, default=1024)
     parser.add_argument("--bf16", action="store_true", help="faster where the processor has it")
@@ -279,6 +297,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> L
         max_position_embeddings=args.context,
         tie_word_embeddings=True,
         head_dim=args.head_dim or args.hidden // args.heads,
+        rope_parameters={"rope_type": "default", "rope_theta": args.rope_theta},
         initializer_range=INITIAL,
         bos_token_id=None,
         eos_token_id=stop_token(tokenizer),
@@ -349,10 +368,16 @@ def _directions(rows: int, columns: int) -> torch.Tensor:
     return q if rows >= columns else q.T.contiguous()
 
 
-def make(texts: list[str], other: list[str], args: argparse.Namespace) -> None:
+def make(
+    texts: list[str],
+    other: list[str],
+    args: argparse.Namespace,
+    start: Callable[[LlamaForCausalLM, PreTrainedTokenizerFast], None] | None = None,
+) -> None:
     """Train on all texts but the first HELD_OUT, print how many answers about those are right, and save.
 
-    texts: rendered episodes. other: texts that the tokenizer of a new model should have whole words for.
+    texts: rendered episodes. other: texts that the tokenizer of a new model should have whole words for. start: sets
+    the weights of a new model.
     """
     if args.init:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(args.init, model_max_length=args.context)
@@ -368,6 +393,8 @@ def make(texts: list[str], other: list[str], args: argparse.Namespace) -> None:
 
     torch.manual_seed(args.seed)
     model = LlamaForCausalLM.from_pretrained(args.init).float() if args.init else new_model(tokenizer, args)
+    if start and not args.init:
+        start(model, tokenizer)
     model.config.max_position_embeddings = args.context
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     train(model, tokenizer, sequences, args)

@@ -1,5 +1,6 @@
 """The studies' recipe makes its files once, and makes only those again that depend on a changed setting."""
 
+import json
 import os
 import re
 import shutil
@@ -128,3 +129,48 @@ def test_subsets_are_compared_with_random_ones(tmp_path):
     }
     assert ids["coverage"][0] == ids["coverage"][1] and ids["random"][0] != ids["random"][1]
     assert "finetune" not in make("-n", *study)
+
+
+def test_the_tasks_of_the_site_are_in_other_tables_than_their_demonstrations(tmp_path):
+    written = subprocess.run(
+        [sys.executable, STUDIES / "site/make_tasks.py"], check=True, capture_output=True, text=True
+    ).stdout
+    tables = {
+        split: set(re.findall(rf'split = "{split}".*?start = "(.*?)"\ninstruction = .*?"(.*?)"', written, re.S))
+        for split in ("train", "test")
+    }
+    assert written.count("[[task]]") == 160 and all(len(found) > 5 for found in tables.values())
+    assert not tables["train"] & tables["test"]
+
+
+def test_a_state_notes_what_its_actions_led_to():
+    command = [sys.executable, "-c", "import led_to, json, sys; print(led_to.notes(*json.load(sys.stdin)))"]
+    title = 'page "park: benches: 14 rows where place = \\"attic\\"" /park/benches'
+    step = {
+        "observation": 'page "park" /park',
+        "action": "click [1]",
+        "alternatives": [
+            {"action": "click [2]", "outcome": {"observation": title}},
+            {"action": "click [3]", "outcome": {"observation": 'page "park: birds: 34 rows" /park/birds'}},
+        ],
+    }
+    for action, expected in (
+        ("click [1]", '[3] leads to 34 rows. [1] leads to 14 rows where place = "attic".'),
+        ("stop []", '[2] leads to 14 rows where place = "attic". This is park.'),
+    ):
+        said = subprocess.run(
+            command, input=json.dumps([step | {"action": action}, title]), cwd=STUDIES / "site", check=True,
+            capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        assert said.strip() == expected
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("chromium"), reason="Chromium is not installed")
+def test_the_study_of_a_site(tmp_path):
+    """The whole study in small: every arm is played on the site as it is and with other names."""
+    pytest.importorskip("datasette")
+    small = ["SEEDS=0", "TRAIN=2", "K=1", "PANEL_TASKS=1", "UPDATES=2", "MAX_STEPS=4", "CHANGES=names", "BASE=tiny"]
+    make("-f", str(STUDIES / "site.mk"), "all", "changed", f"OUT={tmp_path}/site", f"PYTHON={sys.executable}", *small)
+    for played in ("il.act", "iwm.act", "sr.think", "sr-permuted.think"):
+        assert all((tmp_path / study / f"0/{played}.jsonl").stat().st_size for study in ("site", "site-names"))
