@@ -36,10 +36,46 @@ SITE = Path(__file__).parents[1] / "studies" / "site" / "collections.toml"
 STYLE = get_style("react")
 #: Words in tasks, in headings and beside names. Names of elements stand in quotation marks, these do not.
 FILLERS = [
-    "how", "many", "of", "the", "are", "and", "that", "show", "which", "with", "in", "look", "place", "rows",
-    "where", "there", "what", "all", "find", "count", "open", "from", "have", "has", "or", "not", "each", "some",
-    "their", "its", "under", "over", "by", "to", "on", "name", "table", "value", "is",
-]  # fmt: skip
+    "how",
+    "many",
+    "of",
+    "the",
+    "are",
+    "and",
+    "that",
+    "show",
+    "which",
+    "with",
+    "in",
+    "look",
+    "place",
+    "rows",
+    "where",
+    "there",
+    "what",
+    "all",
+    "find",
+    "count",
+    "open",
+    "from",
+    "have",
+    "has",
+    "or",
+    "not",
+    "each",
+    "some",
+    "their",
+    "its",
+    "under",
+    "over",
+    "by",
+    "to",
+    "on",
+    "name",
+    "table",
+    "value",
+    "is",
+]
 SIZE, CONST, NORM, LEVEL = 64, 0, 0.68, 0.24
 OWN, BEFORE, SECOND, NUMBER, ASKED, FOUND = (
     slice(a, b) for a, b in itertools.pairwise([1, 48, 95, 127, 159, 191, 223])
@@ -252,9 +288,20 @@ def mark_named(build: PageBuilder, own: dict[str, torch.Tensor], level: float, n
 def main() -> None:
     parser = arguments(__doc__ or "", episodes=2600, context=2048)
     parser.set_defaults(
-        hidden=WIDTH, layers=4, heads=4, kv_heads=4, head_dim=SIZE, mlp=256, rope_theta=1e6, lr=3e-4, lookup_rate=0.2,
-        weight_decay=0.0, vocab_size=1600, tokens_per_batch=1000, other_weight=0.003,
-    )  # fmt: skip
+        hidden=WIDTH,
+        layers=4,
+        heads=4,
+        kv_heads=4,
+        head_dim=SIZE,
+        mlp=256,
+        rope_theta=1e6,
+        lr=3e-4,
+        lookup_rate=0.2,
+        weight_decay=0.0,
+        vocab_size=1600,
+        tokens_per_batch=1000,
+        other_weight=0.003,
+    )
     parser.add_argument("--acting", type=float, default=0.5, help="share of texts without questions: see text()")
     args = parser.parse_args()
     rng, pool = random.Random(f"pages/{args.seed}"), names()

@@ -159,9 +159,13 @@ def test_a_state_notes_what_its_actions_led_to():
         ("stop []", '[2] leads to 14 rows where place = "attic". This is park.'),
     ):
         said = subprocess.run(
-            command, input=json.dumps([step | {"action": action}, title]), cwd=STUDIES / "site", check=True,
-            capture_output=True, text=True,
-        ).stdout  # fmt: skip
+            command,
+            input=json.dumps([step | {"action": action}, title]),
+            cwd=STUDIES / "site",
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
         assert said.strip() == expected
 
 
