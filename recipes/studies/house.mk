@@ -146,12 +146,7 @@ $(eval $(call thoughts,notes-sr-permuted,permuted,environment,1))
 
 # -- arms ----------------------------------------------------------------------------------------------------------
 
-# $(call arm,NAME,FILES): one training run on all FILES.
-define arm
-$(OUT)/%/$1/eexp.json: $2 $(call given,BASE UPDATES BATCH LR)
-	$$(begin_run)
-	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(UPDATES) --seed $$* $(Q) $$(filter %.jsonl,$$^)
-endef
+include $(HERE)world-first.mk
 $(eval $(call arm,il,$(OUT)/il.jsonl))
 $(eval $(call arm,recovery,$(OUT)/%/recovery.jsonl))
 $(eval $(call arm,recovery-likely,$(OUT)/%/recovery-likely.jsonl))
@@ -159,7 +154,6 @@ $(foreach one,sr sr-permuted notes notes-sr notes-sr-permuted,$(eval $(call arm,
 $(eval $(call arm,recovery-sr,$(OUT)/%/recovery-sr.jsonl $(OUT)/%/recovery.jsonl))
 $(eval $(call arm,recovery-sr-permuted,$(OUT)/%/recovery-sr-permuted.jsonl $(OUT)/%/recovery.jsonl))
 
-include $(HERE)world-first.mk
 $(eval $(call after,iwm-world,iwm-notes-sr,$(HALF),$(OUT)/%/notes-sr.jsonl $(OUT)/il.jsonl))
 
 # -- reinforcement learning ----------------------------------------------------------------------------------------

@@ -177,32 +177,27 @@ $(OUT)/sr-writer-permuted.jsonl: $(OUT)/permuted.jsonl $(WRITER)/model.gguf
 
 # -- arms ----------------------------------------------------------------------------------------------------------
 
-# $(call arm,NAME,FILES): one training run on all FILES.
-define arm
-$(OUT)/%/$1/eexp.json: $(2:%=$(OUT)/%.jsonl) $(call given,BASE UPDATES BATCH LR)
-	$$(begin_run)
-	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(UPDATES) --seed $$* $(Q) $(2:%=$(OUT)/%.jsonl)
-endef
-$(eval $(call arm,il,il))
-$(eval $(call arm,world,world))
-$(eval $(call arm,joint,il world))
-$(eval $(call arm,sr,sr il))
-$(eval $(call arm,sr-here,sr-here il))
-$(eval $(call arm,sr-here-permuted,sr-here-permuted il))
-$(eval $(call arm,sr-outcome,sr-outcome il))
-$(eval $(call arm,sr-each,sr-each il))
-$(eval $(call arm,sr-self,sr-self il))
-$(eval $(call arm,star,star il))
-$(eval $(call arm,sr-iwm,sr il world))
-$(eval $(call arm,sr-own,sr-own il))
-$(eval $(call arm,sr-permuted,sr-permuted il))
-$(eval $(call arm,sr-iwm-permuted,sr-permuted il world-permuted))
-$(eval $(call arm,sr-iwm-wrong,sr il world-permuted))
-$(eval $(call arm,sr-exchanged,sr-exchanged il))
-$(eval $(call arm,sr-writer,sr-writer il))
-$(eval $(call arm,sr-writer-permuted,sr-writer-permuted il))
-
 include $(HERE)world-first.mk
+# $(call train_on,NAME,FILES): an arm, by the names of its files.
+train_on = $(eval $(call arm,$1,$(2:%=$(OUT)/%.jsonl)))
+$(call train_on,il,il)
+$(call train_on,world,world)
+$(call train_on,joint,il world)
+$(call train_on,sr,sr il)
+$(call train_on,sr-here,sr-here il)
+$(call train_on,sr-here-permuted,sr-here-permuted il)
+$(call train_on,sr-outcome,sr-outcome il)
+$(call train_on,sr-each,sr-each il)
+$(call train_on,sr-self,sr-self il)
+$(call train_on,star,star il)
+$(call train_on,sr-iwm,sr il world)
+$(call train_on,sr-own,sr-own il)
+$(call train_on,sr-permuted,sr-permuted il)
+$(call train_on,sr-iwm-permuted,sr-permuted il world-permuted)
+$(call train_on,sr-iwm-wrong,sr il world-permuted)
+$(call train_on,sr-exchanged,sr-exchanged il)
+$(call train_on,sr-writer,sr-writer il)
+$(call train_on,sr-writer-permuted,sr-writer-permuted il)
 
 $(OUT)/%/il-light/eexp.json: $(OUT)/il.jsonl $(call given,BASE BATCH LIGHT LIGHT_LR)
 	$(begin_run)

@@ -95,12 +95,6 @@ $(eval $(call thoughts,sr-permuted,permuted))
 
 # -- arms ----------------------------------------------------------------------------------------------------------
 
-# $(call arm,NAME,FILES): one training run on all FILES.
-define arm
-$(OUT)/%/$1/eexp.json: $2 $(call given,BASE UPDATES BATCH LR)
-	$$(begin_run)
-	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(UPDATES) --seed $$* $(Q) $$(filter %.jsonl,$$^)
-endef
+include $(HERE)world-first.mk
 $(eval $(call arm,il,$(OUT)/il.jsonl))
 $(foreach one,sr sr-permuted,$(eval $(call arm,$(one),$(OUT)/$(one).jsonl $(OUT)/il.jsonl)))
-include $(HERE)world-first.mk

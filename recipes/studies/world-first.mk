@@ -1,6 +1,13 @@
-# What the studies of `house`, `reactions` and a web site have in common: world model, then imitation, and playing. A
+# What the studies of `house`, `reactions` and a web site have in common: training, world model first, and playing. A
 # makefile sets TUNE, EVAL, and WORLD, the world-model examples, before it includes this file; and, to play with changed
 # interfaces, PLAYED_IN, the environment, CHANGES, and `renamed`, how a change is named in a spec.
+
+# $(call arm,NAME,FILES): one training run on all FILES.
+define arm
+$(OUT)/%/$1/eexp.json: $2 $(call given,BASE UPDATES BATCH LR)
+	$$(begin_run)
+	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(UPDATES) --seed $$* $(Q) $$(filter %.jsonl,$$^)
+endef
 
 # $(call world,NAME,UPDATES)
 define world

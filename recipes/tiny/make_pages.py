@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 import torch
-from reading_start import FLAG, RECENT, Builder, _recency
+from reading_start import FLAG, RECENT, Builder, recency
 from small_model import GO_ON, WORDS, arguments, make, render
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -35,47 +35,11 @@ else:
 SITE = Path(__file__).parents[1] / "studies" / "site" / "collections.toml"
 STYLE = get_style("react")
 #: Words in tasks, in headings and beside names. Names of elements stand in quotation marks, these do not.
-FILLERS = [
-    "how",
-    "many",
-    "of",
-    "the",
-    "are",
-    "and",
-    "that",
-    "show",
-    "which",
-    "with",
-    "in",
-    "look",
-    "place",
-    "rows",
-    "where",
-    "there",
-    "what",
-    "all",
-    "find",
-    "count",
-    "open",
-    "from",
-    "have",
-    "has",
-    "or",
-    "not",
-    "each",
-    "some",
-    "their",
-    "its",
-    "under",
-    "over",
-    "by",
-    "to",
-    "on",
-    "name",
-    "table",
-    "value",
-    "is",
-]
+IN_BETWEEN = """
+    how many of the are and that show which with in look place rows where there what all find count open
+    from have has or not each some their its under over by to on name table value is
+"""
+FILLERS = IN_BETWEEN.split()
 SIZE, CONST, NORM, LEVEL = 64, 0, 0.68, 0.24
 OWN, BEFORE, SECOND, NUMBER, ASKED, FOUND = (
     slice(a, b) for a, b in itertools.pairwise([1, 48, 95, 127, 159, 191, 223])
@@ -186,7 +150,7 @@ class PageBuilder(Builder):
         assert model.config.hidden_size == WIDTH and model.config.head_dim == SIZE
         self.layers, self.turns = model.model.layers, model.model.rotary_emb.inv_freq.clone()
         self.names = torch.linalg.qr(torch.randn(47, 32))[0].T
-        self.recency = torch.tensor(_recency(self.turns[:RECENT].double().numpy()), dtype=torch.float)
+        self.recency = torch.tensor(recency(self.turns[:RECENT].double().numpy()), dtype=torch.float)
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ FLAG = 15  # a slow one, for marks
 SLOW = [*range(16, 32), *range(48, 64)]  # dimensions of a head that compare names: 32
 
 
-def _recency(turns: np.ndarray) -> np.ndarray:
+def recency(turns: np.ndarray) -> np.ndarray:
     """Return weights of rotations whose sum falls with the logarithm of the distance."""
     distances = np.unique(np.geomspace(1, 1200, 400).round())
     waves = np.cos(np.outer(distances, turns))
@@ -73,7 +73,7 @@ class Builder:
         self.names = torch.linalg.qr(torch.randn(47, 32))[0].T  # 32 projections of a token
         self.rooms = torch.linalg.qr(torch.randn(47, ROOMS))[0].T
         self.words = torch.stack([self.own[word] / self.own[word].norm() for word in THIRD_WORDS])
-        self.recency = torch.tensor(_recency(self.turns[:RECENT].double().numpy()), dtype=torch.float)
+        self.recency = torch.tensor(recency(self.turns[:RECENT].double().numpy()), dtype=torch.float)
 
     def head(self, layer: int, head: int):
         attention, rows = self.layers[layer].self_attn, slice(head * SIZE, (head + 1) * SIZE)
