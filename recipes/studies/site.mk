@@ -7,11 +7,12 @@
 #
 # All arms train all weights of the base for UPDATES updates of BATCH trajectories.
 #
-#   il            the expert's actions
-#   iwm           world model, then imitation, half of the updates each (matched)
-#   sr            a thought before the expert's action: which pages the state's actions led to; mixed with the expert's
-#                 actions
-#   sr-permuted   its placebo: the outcomes of alternatives are exchanged among all states
+#   il                  the expert's actions
+#   iwm                 world model, then imitation, half of the updates each (matched)
+#   notes               a thought before the expert's action, without any outcome: which element is next, and its name;
+#                       mixed with the expert's actions
+#   notes-sr            what one alternative led to, then the notes, in the same states; it is mixed in the same way
+#   notes-sr-permuted   its placebo: the outcomes of alternatives are exchanged among all states
 #
 # Alternatives are K admissible actions in every state of the expert's path. They are the same for all seeds.
 SHELL := /bin/bash -o pipefail
@@ -22,16 +23,15 @@ HERE := $(dir $(lastword $(MAKEFILE_LIST)))
 OUT ?= studies/site
 BASE ?= studies/bases/pages
 SEEDS ?= 0 1 2 3 4
-ARMS ?= il sr sr-permuted iwm
+ARMS ?= il iwm notes notes-sr notes-sr-permuted
 TRAIN ?= 60
 K ?= 2
 PANEL_TASKS ?= 20
-UPDATES ?= 60
-BATCH ?= 4
-# Larger steps make the base forget how to read.
-LR ?= 5e-5
+UPDATES ?= 120
+BATCH ?= 2
+LR ?= 1e-4
 MAX_STEPS ?= 7
-CHANGES ?= names order dialog
+CHANGES ?= names order
 HALF := $(shell echo $$(($(UPDATES) / 2)))
 PYTHON ?= python
 SITE = web?tasks=$(OUT)/tasks.toml&run=yes&max_steps=$(MAX_STEPS)
@@ -45,9 +45,10 @@ include $(HERE)../given.mk
 TUNE = --full --batch-trajectories $(BATCH) --lr $(LR)
 PLAYED_HERE = $(SITE)
 PLAYED_IN = $(SITE)
-EVAL = --threads 1 $(Q)
+# An episode at a time: each at once would have a browser of its own to start.
+EVAL = --threads 1 --parallel 1 $(Q)
 WORLD = $(OUT)/world.jsonl
-how = $(if $(findstring sr,$1),think,act)
+how = $(if $(findstring notes,$1),think,act)
 PLAYED = $(foreach one,$(ARMS),$(one).$(call how,$(one)))
 
 .PHONY: all changed base
@@ -55,9 +56,13 @@ all: $(foreach seed,$(SEEDS),$(foreach played,$(PLAYED),$(OUT)/$(seed)/$(played)
 changed: $(foreach change,$(CHANGES),$(foreach seed,$(SEEDS),$(foreach played,$(PLAYED),$(OUT)-$(change)/$(seed)/$(played).jsonl)))
 base: $(BASE)/config.json
 
+# Four stages: in the last one, thoughts have the form that they have in the study.
+stage = cd $(HERE)../tiny && $(PYTHON) make_pages.py -o $(abspath $(BASE))$1
 $(BASE)/config.json:
-	cd $(HERE)../tiny && $(PYTHON) make_pages.py -o $(abspath $(BASE))-1
-	cd $(HERE)../tiny && $(PYTHON) make_pages.py -o $(abspath $(BASE)) --init $(abspath $(BASE))-1 --episodes 1500 --acting 0.7 --seed 1
+	$(call stage,-1)
+	$(call stage,-2 --init $(abspath $(BASE))-1 --episodes 1500 --acting 0.7 --seed 1)
+	$(call stage,-3 --init $(abspath $(BASE))-2 --episodes 2500 --acting 0.8 --seed 2)
+	$(call stage, --init $(abspath $(BASE))-3 --episodes 1500 --acting 0.8 --seed 3 --closed)
 
 # -- demonstrations and experience ---------------------------------------------------------------------------------
 
@@ -86,15 +91,17 @@ $(OUT)/il.jsonl: $(OUT)/expert.jsonl
 $(OUT)/world.jsonl: $(OUT)/rollout.jsonl
 	eexp world-model-data $(Q) -o $@ $<
 
+# $(call thoughts,NAME,RECORDS,OPTION)
 define thoughts
 $(OUT)/$1.jsonl: $(OUT)/$2.jsonl
-	$(PYTHON) $(HERE)site/led_to.py $$< | eexp reflect --rationale environment --weigh 0 $(Q) -o $$@
+	$(PYTHON) $(HERE)site/led_to.py $3 $$< | eexp reflect --rationale environment --weigh 0 $(Q) -o $$@
 endef
-$(eval $(call thoughts,sr,rollout))
-$(eval $(call thoughts,sr-permuted,permuted))
+$(eval $(call thoughts,notes,rollout,--without))
+$(eval $(call thoughts,notes-sr,rollout))
+$(eval $(call thoughts,notes-sr-permuted,permuted))
 
 # -- arms ----------------------------------------------------------------------------------------------------------
 
 include $(HERE)world-first.mk
 $(eval $(call arm,il,$(OUT)/il.jsonl))
-$(foreach one,sr sr-permuted,$(eval $(call arm,$(one),$(OUT)/$(one).jsonl $(OUT)/il.jsonl)))
+$(foreach one,notes notes-sr notes-sr-permuted,$(eval $(call arm,$(one),$(OUT)/$(one).jsonl $(OUT)/il.jsonl)))

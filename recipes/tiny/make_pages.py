@@ -3,8 +3,10 @@
     python make_pages.py -o bases/pages
 
 Its texts are invented pages in the form in which eexp's web environments show them, and questions about them: the
-number of the element with a name, the number of the element that the task names after some word, a number in a heading.
-In other texts, the answer to each page is the element that the task names, of which there is one. The pages of a text
+number of the element with a name, the name of the element with a number, the number of the element that the task names
+after some word, a number in a heading. In other texts, the answer to each page is the element that the task names, of
+which there is one; in half of them, a thought comes first that says what this element and another one are called. The
+pages of a text
 have nothing to do with each other or with what was answered, so the base learns to read, and nothing about what an
 action leads to. Every text draws its names and its words anew, from lists that have the words of the study's site
 (recipes/studies/site) among others.
@@ -20,8 +22,8 @@ import sys
 from pathlib import Path
 
 import torch
-from reading_start import FLAG, RECENT, Builder, recency
-from small_model import GO_ON, WORDS, arguments, make, render
+from reading_start import FLAG, Heads
+from small_model import GO_ON, HELD_OUT, WORDS, arguments, make, render
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from eexp.envs.worlds.web import HOW as ACTIONS
@@ -95,11 +97,27 @@ def page(rng: random.Random, pool: list[str], wanted: list[str], size: int) -> t
     return "\n".join(lines), numbers, heads
 
 
-def text(rng: random.Random, pool: list[str], progress: float, acting: float = 0.0, explained: bool = False) -> str:
+def names_of(rng: random.Random, numbers: dict[str, int], chosen: str) -> str:
+    """Return a thought before an answer: the name of some element, in half of the cases, and of the chosen one."""
+    other = rng.choice([name for name in numbers if name != chosen])
+    before = f'[{numbers[other]}] is called "{other}". ' if rng.random() < 0.5 else ""
+    return f'{before}Next [{numbers[chosen]}] is called "{chosen}".'
+
+
+def text(
+    rng: random.Random,
+    pool: list[str],
+    progress: float,
+    acting: float = 0.0,
+    explained: bool = False,
+    closed: bool = False,
+) -> str:
     """Return a text of several pages with questions.
 
     explained: half of the texts have the words about actions that the web environment adds to a task.
     acting: share of the texts without questions, in which the answer to each page is the element that the task names.
+    Half of these ask for a thought at the last page.
+    closed: thoughts end with the choice, as those of `eexp reflect` do.
     """
     acts = rng.random() < acting
     slots = rng.sample(FILLERS, rng.randint(2, 4))
@@ -109,16 +127,22 @@ def text(rng: random.Random, pool: list[str], progress: float, acting: float = 0
         instruction += f"\n{ACTIONS}"
     messages = [{"role": "system", "content": STYLE.acting.system}]
     largest = 3 + round(13 * min(1.0, 1.5 * progress))
-    for n in range(1 + round((3 if acts else 2.4) * progress * rng.random())):
+    pages = 1 + round((3 if acts else 2.4) * progress * rng.random())
+    thinks = acts and rng.random() < 0.5
+    for n in range(pages):
         size = rng.randint(3, largest)
         if acts:
-            chosen = rng.choice(slots)
+            chosen = task[rng.choice(slots)]
             among = [name for name in pool if name not in task.values()]
-            shown, numbers, _ = page(rng, among, [task[chosen]], size)
-            messages += [
-                {"role": "user", "content": f"{instruction}\n{shown}" if n == 0 else shown},
-                {"role": "assistant", "content": f"Answer: click [{numbers[task[chosen]]}]"},
-            ]
+            shown, numbers, _ = page(rng, among, [chosen], size)
+            if n == 0:
+                shown = f"{instruction}\n{shown}"
+            answer = f"click [{numbers[chosen]}]"
+            if thinks and n == pages - 1:
+                shown += STYLE.thought.ask
+                so = f" So I do `{answer}`." if closed else ""
+                answer = STYLE.answer(answer, names_of(rng, numbers, chosen) + so).text
+            messages += [{"role": "user", "content": shown}, {"role": "assistant", "content": f"Answer: {answer}"}]
             continue
         asked = rng.sample(slots, rng.randint(1, len(slots)))
         shown, numbers, heads = page(rng, pool, [task[slot] for slot in asked], size)
@@ -129,9 +153,12 @@ def text(rng: random.Random, pool: list[str], progress: float, acting: float = 0
             if kind < 0.45 and asked:
                 slot = rng.choice(asked)
                 question, answer = f"What is {slot}", f"Answer: [{numbers[task[slot]]}]"
-            elif kind < 0.85:
+            elif kind < 0.7:
                 name = rng.choice(list(numbers))
                 question, answer = f'Where is "{name}', f"Answer: [{numbers[name]}]"
+            elif kind < 0.85:
+                name = rng.choice(list(numbers))
+                question, answer = f"Name [{numbers[name]}", f'Answer: [{numbers[name]}] is called "{name}"'
             else:
                 word, number = rng.choice(heads)
                 question, answer = f"How many {word}", f"Answer: [{number}]"
@@ -143,34 +170,26 @@ def text(rng: random.Random, pool: list[str], progress: float, acting: float = 0
     return render(messages)
 
 
-class PageBuilder(Builder):
-    """Sets heads of a model of another width."""
-
-    def __init__(self, model: LlamaForCausalLM):
-        assert model.config.hidden_size == WIDTH and model.config.head_dim == SIZE
-        self.layers, self.turns = model.model.layers, model.model.rotary_emb.inv_freq.clone()
-        self.names = torch.linalg.qr(torch.randn(47, 32))[0].T
-        self.recency = torch.tensor(recency(self.turns[:RECENT].double().numpy()), dtype=torch.float)
-
-
 @torch.no_grad()
 def start_with_pages(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     """Set the weights of a new model, in place, so that it looks up what the docstring of this module says.
 
     A position knows its token and those one, two, four and five before: in a list, four before a name stands its
     number, and five before an answer stands what is asked. The second layer finds the name that the task has after the
-    word that is asked; the third finds the number before a name. `mark_named` has the lookups for texts without
-    questions.
+    word that is asked, and the name after a number that stands four before; the third finds the number before a name.
+    `mark_named` has the lookups for texts without questions.
     """
     rows = model.model.embed_tokens.weight
     rows[:, CONST] = rows[:, OWN.stop :] = 0
     rows *= NORM / rows.norm(dim=1, keepdim=True).clamp(min=1e-6)
     rows[:, CONST] = LEVEL
-    build = PageBuilder(model)
+    assert model.config.hidden_size == WIDTH and model.config.head_dim == SIZE
+    build = Heads(model)
     own = {word: rows[tokenizer.encode(word)[0], OWN].clone() for word in (' "', " link", " button")}
     own |= {
         "system": rows[tokenizer.encode("<|system|>")[0], OWN].clone(),
         "click": rows[tokenizer.encode(" click")[-1], OWN].clone(),
+        "next": rows[tokenizer.encode(" Next")[-1], OWN].clone(),
     }
     for layer in model.model.layers:
         layer.mlp.down_proj.weight.zero_()
@@ -210,6 +229,7 @@ def start_with_pages(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
     look(1, 0, ASKED, SECOND, OWN, FOUND, 1.0, BEFORE, ' "')
     look(1, 1, ASKED, OWN, NUMBER, OWN, 2.0, SECOND, " link", " button")
     look(2, 0, FOUND, OWN, NUMBER, OWN, 2.0, SECOND, " link", " button")
+    look(1, 2, NUMBER, NUMBER, OWN, OWN, 2.0, SECOND, " link", " button")
     mark_named(build, own, LEVEL * later, NORM * later)
     look(2, 1, ASKED, OWN, BEFORE, OWN, 1.0, SECOND, ' "')
     for layer in model.model.layers:  # as large as each other, so that steps of one size do not spoil what is written
@@ -222,8 +242,8 @@ def start_with_pages(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
     model.model.norm.weight.fill_(2.0)
 
 
-def mark_named(build: PageBuilder, own: dict[str, torch.Tensor], level: float, norm: float) -> None:
-    """Mark the elements that the task names, and after "click", find the number of the last one of them."""
+def mark_named(build: Heads, own: dict[str, torch.Tensor], level: float, norm: float) -> None:
+    """Mark the elements that the task names, and after "click" or "Next", find the number of the last one of them."""
     q, k, v, out = build.head(1, 3)
     build.same(q, k, OWN, OWN, norm, 60.0)
     q[FLAG, CONST] = (8 * 40.0) ** 0.5 / level
@@ -240,7 +260,7 @@ def mark_named(build: PageBuilder, own: dict[str, torch.Tensor], level: float, n
     build.recent(*near, level, 10.0)
     q += near[0]
     k += near[1]
-    q[FLAG, BEFORE] = (8 * 60.0) ** 0.5 / norm * NORM * row["click"]
+    q[FLAG, BEFORE] = (8 * 60.0) ** 0.5 / norm * NORM * (row["click"] + row["next"])
     k[FLAG, MARK] = (8 * 60.0) ** 0.5 * 2 / level * LEVEL
     for word in (" link", " button"):
         k[FLAG, SECOND] += (
@@ -267,13 +287,12 @@ def main() -> None:
         other_weight=0.003,
     )
     parser.add_argument("--acting", type=float, default=0.5, help="share of texts without questions: see text()")
+    parser.add_argument("--closed", action="store_true", help="thoughts end with the choice: see text()")
     args = parser.parse_args()
     rng, pool = random.Random(f"pages/{args.seed}"), names()
-    texts = [text(rng, pool, 1.0, args.acting, bool(args.init)) for _ in range(200)]
-    texts += [
-        text(rng, pool, min(1.0, (0.5 if args.init else 0.0) + 1.3 * n / args.episodes), args.acting, bool(args.init))
-        for n in range(args.episodes)
-    ]
+    first = 0.5 if args.init else 0.0
+    held_out, others = [1.0] * HELD_OUT, [min(1.0, first + 1.3 * n / args.episodes) for n in range(args.episodes)]
+    texts = [text(rng, pool, at, args.acting, bool(args.init), args.closed) for at in held_out + others]
     spoken = [
         " ".join(f'"{name}" {name}' for name in pool),
         " ".join(FILLERS),

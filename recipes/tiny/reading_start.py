@@ -59,20 +59,13 @@ def recency(turns: np.ndarray) -> np.ndarray:
     return nnls(columns, wanted)[0][: len(turns)]
 
 
-class Builder:
+class Heads:
     """Sets heads of a model, in place."""
 
-    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast):
-        assert model.config.hidden_size == WIDTH and model.config.head_dim == SIZE
-        assert model.config.num_attention_heads == model.config.num_key_value_heads == HEADS
+    def __init__(self, model: LlamaForCausalLM):
         self.layers = model.model.layers
         self.turns = model.model.rotary_emb.inv_freq.clone()
-        self.rows = model.model.embed_tokens.weight
-        vocabulary = tokenizer.get_vocab()
-        self.own = {word: self.rows[number, OWN].clone() for word, number in vocabulary.items()}
         self.names = torch.linalg.qr(torch.randn(47, 32))[0].T  # 32 projections of a token
-        self.rooms = torch.linalg.qr(torch.randn(47, ROOMS))[0].T
-        self.words = torch.stack([self.own[word] / self.own[word].norm() for word in THIRD_WORDS])
         self.recency = torch.tensor(recency(self.turns[:RECENT].double().numpy()), dtype=torch.float)
 
     def head(self, layer: int, head: int):
@@ -96,6 +89,27 @@ class Builder:
         q[:RECENT, CONST] = strength
         k[:RECENT, CONST] = strength
 
+    def same(self, q: torch.Tensor, k: torch.Tensor, asked: slice, read: slice, level: float, score: float) -> None:
+        """Attend to where `read` has the token that `asked` has."""
+        size = min(32, asked.stop - asked.start) if asked not in (OWN, BEFORE) else 32
+        for weight, part in ((q, asked), (k, read)):
+            projection = self.names[:size] if part in (OWN, BEFORE) else torch.eye(part.stop - part.start)[:size]
+            weight[SLOW[:size], part] += (8 * score) ** 0.5 / (level * (size / 47) ** 0.5) * projection
+
+
+class Builder(Heads):
+    """Sets heads that read rooms."""
+
+    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast):
+        assert model.config.hidden_size == WIDTH and model.config.head_dim == SIZE
+        assert model.config.num_attention_heads == model.config.num_key_value_heads == HEADS
+        super().__init__(model)
+        self.rows = model.model.embed_tokens.weight
+        vocabulary = tokenizer.get_vocab()
+        self.own = {word: self.rows[number, OWN].clone() for word, number in vocabulary.items()}
+        self.rooms = torch.linalg.qr(torch.randn(47, ROOMS))[0].T
+        self.words = torch.stack([self.own[word] / self.own[word].norm() for word in THIRD_WORDS])
+
     def marked(
         self, q: torch.Tensor, k: torch.Tensor, dimension: int, const: float, level: float, score: float
     ) -> None:
@@ -111,13 +125,6 @@ class Builder:
         direction = direction / direction.norm() ** 2
         q[FLAG - 1, CONST] = (8 * score) ** 0.5 / const
         k[FLAG - 1, part] += (8 * score) ** 0.5 / level * direction
-
-    def same(self, q: torch.Tensor, k: torch.Tensor, asked: slice, read: slice, level: float, score: float) -> None:
-        """Attend to where `read` has the token that `asked` has."""
-        size = min(32, asked.stop - asked.start) if asked not in (OWN, BEFORE) else 32
-        for weight, part in ((q, asked), (k, read)):
-            projection = self.names[:size] if part in (OWN, BEFORE) else torch.eye(part.stop - part.start)[:size]
-            weight[SLOW[:size], part] += (8 * score) ** 0.5 / (level * (size / 47) ** 0.5) * projection
 
     def told(self, q: torch.Tensor, k: torch.Tensor, const: float, level: float, score: float) -> None:
         """Avoid the tokens after names that do not tell where something is."""

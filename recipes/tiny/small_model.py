@@ -176,7 +176,8 @@ def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, held_out:
             start = asked[-1] if len(asked) else i
             words = text_of(tokenizer, s[start : start + np.flatnonzero(s[start:] == marks.end)[0]].tolist())
             kind = re.sub(r"\b([Ii])s the (?!place)\w+", r"\1s the X", words.removeprefix("Question: "))
-            kind = re.sub(r"(?<=^Where is ).*|(?<=^What is ).*|(?<=^How many ).*|(?<=^Answer: click ).*", "X", kind)
+            kind = re.sub(r"(?<=^Where is ).*|(?<=^What is ).*|(?<=^How many ).*|(?<=^Name ).*", "X", kind)
+            kind = re.sub(r"(?<=^Answer: click ).*|(?<=^Answer: Thought: )(?s:.*)", "X", kind)
             total[kind] += 1
             right[kind] += bool((best[i : j - 1] == s[i + 1 : j]).all())  # from after "Answer" to the last word
     return {kind: f"{right[kind]}/{total[kind]}" for kind in sorted(total)}

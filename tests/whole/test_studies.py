@@ -139,28 +139,35 @@ def test_the_tasks_of_the_site_are_in_other_tables_than_their_demonstrations(tmp
         split: set(re.findall(rf'split = "{split}".*?start = "(.*?)"\ninstruction = .*?"(.*?)"', written, re.S))
         for split in ("train", "test")
     }
-    assert written.count("[[task]]") == 160 and all(len(found) > 5 for found in tables.values())
+    assert written.count("[[task]]") == 180 and all(len(found) > 5 for found in tables.values())
     assert not tables["train"] & tables["test"]
 
 
-def test_a_state_notes_what_its_actions_led_to():
+def test_a_state_notes_what_an_alternative_led_to_and_what_is_next():
     command = [sys.executable, "-c", "import led_to, json, sys; print(led_to.notes(*json.load(sys.stdin)))"]
-    title = 'page "park: benches: 14 rows where place = \\"attic\\"" /park/benches'
+    here = 'page "park: benches: 55 rows" /park/benches\n[1] link "attic"\n[2] link "rough"\nrow [3] link "place"'
+    filtered = 'page "park: benches: 14 rows where place = \\"attic\\"" /park/benches?place=attic'
     step = {
-        "observation": 'page "park" /park',
-        "action": "click [1]",
+        "observation": here,
+        "action": "click [2]",
         "alternatives": [
-            {"action": "click [2]", "outcome": {"observation": title}},
-            {"action": "click [3]", "outcome": {"observation": 'page "park: birds: 34 rows" /park/birds'}},
+            {
+                "action": "click [3]",
+                "outcome": {"observation": 'page "park: benches: 55 rows sorted by place" /park/x'},
+            },
+            {"action": "click [1]", "outcome": {"observation": filtered}},
         ],
     }
-    for action, expected in (
-        ("click [1]", '[3] leads to 34 rows. [1] leads to 14 rows where place = "attic".'),
-        ("stop []", '[2] leads to 14 rows where place = "attic". This is park.'),
+    rough = filtered.replace("place", "look").replace("attic", "rough")
+    for changed, after, expected in (
+        ({}, rough, '[3] leads to rows sorted by place. Next [2] is called "rough".'),
+        ({"alternatives": step["alternatives"][1:]}, rough, '[1] leads to "attic". Next [2] is called "rough".'),
+        ({"alternatives": step["alternatives"][1:], "action": "click [1]"}, filtered, 'Next [1] is called "attic".'),
+        ({"alternatives": [], "action": "stop []"}, "The episode is over: the task is done.", "Nothing is next."),
     ):
         said = subprocess.run(
             command,
-            input=json.dumps([step | {"action": action}, title]),
+            input=json.dumps([step | changed, after]),
             cwd=STUDIES / "site",
             check=True,
             capture_output=True,
@@ -176,5 +183,5 @@ def test_the_study_of_a_site(tmp_path):
     pytest.importorskip("datasette")
     small = ["SEEDS=0", "TRAIN=2", "K=1", "PANEL_TASKS=1", "UPDATES=2", "MAX_STEPS=4", "CHANGES=names", "BASE=tiny"]
     make("-f", str(STUDIES / "site.mk"), "all", "changed", f"OUT={tmp_path}/site", f"PYTHON={sys.executable}", *small)
-    for played in ("il.act", "iwm.act", "sr.think", "sr-permuted.think"):
+    for played in ("il.act", "iwm.act", "notes.think", "notes-sr.think", "notes-sr-permuted.think"):
         assert all((tmp_path / study / f"0/{played}.jsonl").stat().st_size for study in ("site", "site-names"))

@@ -1,16 +1,16 @@
-"""Note in each state which pages its actions led to, for `eexp reflect --rationale environment`.
+"""Note in each state what one alternative led to and which element is next, for `eexp reflect --rationale environment`.
 
-    python led_to.py rollout.jsonl | eexp reflect --rationale environment --weigh 0 > sr.jsonl
+    python led_to.py rollout.jsonl | eexp reflect --rationale environment --weigh 0 > notes-sr.jsonl
 
-The notes of a state name an alternative and what it led to, then the expert's action and what that led to, each by the
-end of the page's title: `[4] leads to 14 rows where place = "attic".` The alternative is the first that led to another
-page than the expert's action did.
+`[4] leads to "attic". Next [7] is called "storm".` The alternative is the first that led to another page than the
+expert's action did. It is told by what the title of its page has and that of the state has not. With --without, notes
+have no alternative, and nothing that was executed.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 
 import orjson
 
@@ -18,37 +18,58 @@ TITLE = re.compile(r'page "(?P<title>(?:[^"\\]|\\.)*)"')
 
 
 def page_of(observation: str) -> str:
-    """Return the end of a page's title; "" if it is no page."""
+    """Return the title of a page without the numbers of rows; "" if it is no page."""
     found = TITLE.match(observation)
-    return found["title"].replace("\\", "").rpartition(": ")[2] if found else ""
+    return re.sub(r"\b\d+ (?=rows?\b)", "", found["title"].replace("\\", "")) if found else ""
 
 
-def sentence(action: str, observation: str) -> str:
-    """Say what an action led to; "" if to no page, or if it is no click."""
+def led_to(action: str, before: str, after: str) -> str:
+    """Say what an action led to; "" if to no other page, or if it is no click."""
     element = re.fullmatch(r"click (\[\d+\])", action)
-    page = page_of(observation)
-    return f"{element[1]} leads to {page}." if element and page else ""
+    page, here = page_of(after), page_of(before)
+    if not element or not page or page == here:
+        return ""
+    order = re.search(r"sorted by .*", page)
+    if order and order[0] not in here:
+        return f"{element[1]} leads to rows {order[0]}."
+    names = [name for name in re.findall(r"[a-z]+", page) if f'"{name}"' in before and name not in here]
+    return f'{element[1]} leads to "{names[-1]}".' if names else f"{element[1]} leads to {page.rpartition(': ')[2]}."
 
 
-def notes(step: dict, led_to: str) -> str:
-    """Return the notes of a state, without those on alternatives if there is nothing to choose: at the end."""
-    chosen = sentence(step["action"], led_to)
-    others = (
-        sentence(a["action"], a["outcome"]["observation"]) for a in step.get("alternatives") or [] if a.get("outcome")
-    )
-    other = next((text for text in others if text and text.split(" ", 1)[1] != chosen.partition(" ")[2]), "")
-    return " ".join(text for text in (other, chosen or f"This is {page_of(step['observation'])}.") if text)
+def name_of(action: str, observation: str) -> str:
+    """Say what the element of a click is called; that nothing is next for another action."""
+    element = re.fullmatch(r"click (\[\d+\])", action)
+    name = element and re.search(rf'{re.escape(element[1])} \w+ "([^"]*)"', observation)
+    return f'Next {element[1]} is called "{name[1]}".' if element and name else "Nothing is next."
+
+
+def notes(step: dict, after: str, without: bool = False) -> str:
+    """Return the notes of a state.
+
+    after: what the expert's action led to.
+    """
+    here = step["observation"]
+    others = [
+        (a["action"], a["outcome"]["observation"])
+        for a in step.get("alternatives") or []
+        if not without and a.get("outcome")
+    ]
+    told = [led_to(action, here, page) for action, page in others if page_of(page) != page_of(after)]
+    return " ".join([*[text for text in told if text][:1], name_of(step["action"], here)])
 
 
 def main() -> None:
-    with open(sys.argv[1], "rb") as lines:
-        for line in lines:
-            record = orjson.loads(line)
-            steps = record["steps"]
-            after = [*(step["observation"] for step in steps[1:]), record["outcome"]["observation"]]
-            for step, led_to in zip(steps, after):
-                step["notes"] = notes(step, led_to)
-            sys.stdout.buffer.write(orjson.dumps(record) + b"\n")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", type=argparse.FileType("rb"))
+    parser.add_argument("--without", action="store_true", help="leave the alternatives out")
+    args = parser.parse_args()
+    for line in args.records:
+        record = orjson.loads(line)
+        steps = record["steps"]
+        after = [*(step["observation"] for step in steps[1:]), record["outcome"]["observation"]]
+        for step, page in zip(steps, after):
+            step["notes"] = notes(step, page, args.without)
+        print(orjson.dumps(record).decode())
 
 
 if __name__ == "__main__":

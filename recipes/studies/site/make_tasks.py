@@ -15,7 +15,7 @@ from pathlib import Path
 
 from make_site import COLUMNS, contents, tomllib
 
-TRAIN_DATABASES, TRAIN, TEST = 6, 60, 100
+TRAIN_DATABASES, TRAIN, TEST = 6, 60, 120
 KINDS = ("count-one", "count-two", "show-one", "show-two")
 SITE = """\
 [site]
