@@ -20,6 +20,8 @@ from eexp.records.record import canonical, succeeded
 
 _GIST_WORDS = 14
 _PLAIN = re.compile(r"[a-z][\w'-]*( [\w'-]+)+")
+#: Up to the end of a sentence, a colon or the end of a line; what stands in quotation marks has no end of a clause.
+_FIRST_CLAUSE = re.compile(r'(?:"(?:[^"\\\n]|\\.)*"|[^\n])*?(?=(?<=[.!?])\s|\n|:(?!\S)|$)')
 
 
 def compose(situation: Situation, weigh: int = 1) -> str:
@@ -96,7 +98,8 @@ def _use(situation: Situation, focus: list[str]) -> str:
         return f"I have not come across {_listed(unseen)} yet."
     expected = gist(outcome) if outcome else ""
     new = founded and _says_more(expected, action) and expected != gist(situation.step)
-    return f'If I {as_verb(action)}, I expect "{expected}".' if new else ""
+    mark = "`" if '"' in expected else '"'
+    return f"If I {as_verb(action)}, I expect {mark}{expected}{mark}." if new else ""
 
 
 def _is_guess(situation: Situation) -> bool:
@@ -169,8 +172,8 @@ def gist(outcome: dict) -> str:
     """Return the first clause of an outcome's observation, or a step's, up to the first part marked as unknown."""
     text = outcome["observation"]
     start = min((part[0] for part in outcome.get("unknown") or []), default=len(text))
-    first = re.split(r"(?<=[.!?])\s|\n|:(?!\S)", text[:start].strip(), maxsplit=1)[0]
-    clause = " ".join(first.split()).rstrip(".!?:, ")
+    first = _FIRST_CLAUSE.match(text[:start].strip())
+    clause = " ".join(first[0].split() if first else []).rstrip(".!?:, ")
     cut = clause.split()[:_GIST_WORDS]
     return " ".join(cut) + ("..." if len(cut) < len(clause.split()) else "")
 
