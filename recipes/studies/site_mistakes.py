@@ -8,6 +8,9 @@ went on           The rows were shown, and the agent did something else than ans
 answer            The rows were shown, and the answer was wrong.
 refused           The action named nothing that is there.
 no end            Nothing of this; the episode ended without an answer.
+
+A second table has what the thoughts say: how many of them name an element as next and call it by its name, and how many
+say where an element leads and are right, in so far as its name tells (a value, a table, a column to sort by).
 """
 
 from __future__ import annotations
@@ -45,17 +48,35 @@ def first_mistake(episode: dict) -> str:
     return "no end"
 
 
+def said(turn: dict) -> dict[str, bool]:
+    """Return what a thought says of elements of the page (`next`, `leads to`), and whether it is so."""
+    names = dict(re.findall(r'(\[\d+\]) link "([^"]*)"', turn["observation"]))
+    found = {}
+    if called := re.search(r'Next (\[\d+\]) is called "([^"]*)"', turn["thought"]):
+        found["next"] = names.get(called[1]) == called[2]
+    if leads := re.search(r'(\[\d+\]) leads to (?:"([^"]*)"|rows sorted by (\w+))', turn["thought"]):
+        found["leads to"] = names.get(leads[1], "").split(" ")[0] == (leads[2] or leads[3])
+    return found
+
+
 def main() -> None:
     study = Path(sys.argv[1])
     found: dict[str, Counter] = defaultdict(Counter)
+    claims: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for file in sorted([*study.glob("*/*.act.jsonl"), *study.glob("*/*.think.jsonl")]):
-        found[file.stem].update(first_mistake(episode) for episode in read([str(file)], "episode"))
-    print(f"{'':20}{'solved':>9}" + "".join(f"{name:>15}" for name in WRONG) + "   episodes")
+        for episode in read([str(file)], "episode"):
+            found[file.stem][first_mistake(episode)] += 1
+            for turn in episode["transcript"]:
+                for what, true in said(turn).items() if turn.get("thought") else ():
+                    claims[file.stem, what].append(true)
+    print(f"{'':24}{'solved':>9}" + "".join(f"{name:>15}" for name in WRONG) + "   episodes")
     for name, counts in found.items():
         total = counts.total()
         print(
-            f"{name:20}{counts[''] / total:9.1%}" + "".join(f"{counts[w] / total:15.1%}" for w in WRONG) + f"{total:11}"
+            f"{name:24}{counts[''] / total:9.1%}" + "".join(f"{counts[w] / total:15.1%}" for w in WRONG) + f"{total:11}"
         )
+    for (name, what), verdicts in claims.items():
+        print(f"{name:24}{what:>9}: {sum(verdicts)} of {len(verdicts)} are so ({sum(verdicts) / len(verdicts):.1%})")
 
 
 if __name__ == "__main__":
