@@ -335,7 +335,8 @@ def test_unknown_parts_are_no_expectation():
     assert gist({"observation": "In the box: an egg", "unknown": [[12, 18]]}) == "In the box"
     assert gist({"observation": "You see an egg.", "unknown": [[8, 14]]}) == "You see"
     assert gist({"observation": "Crafted 1 minecraft:white_wool"}) == "Crafted 1 minecraft:white_wool"
-    assert gist({"observation": 'page "a: 2 rows where b = \\"c\\"" /a: of 3\nlist'}) == 'page "a: 2 rows where b = \\"c\\"" /a'
+    page = 'page "a: 2 rows where b = \\"c\\"" /a'
+    assert gist({"observation": f"{page}: of 3\nlist"}) == page
     assert gist({"observation": 'It is 5" wide: a board'}) == 'It is 5" wide'
     assert gist({"observation": ""}) == gist({"observation": "\n"}) == ""
 
