@@ -45,7 +45,7 @@ include $(HERE)../given.mk
 TUNE = --full --batch-trajectories $(BATCH) --lr $(LR)
 PLAYED_HERE = $(SITE)
 PLAYED_IN = $(SITE)
-# An episode at a time: each at once would have a browser of its own to start.
+# One episode at a time: each further one at once would start a browser of its own.
 EVAL = --threads 1 --parallel 1 $(Q)
 WORLD = $(OUT)/world.jsonl
 how = $(if $(findstring notes,$1),think,act)
@@ -96,7 +96,7 @@ define thoughts
 $(OUT)/$1.jsonl: $(OUT)/$2.jsonl
 	$(PYTHON) $(HERE)site/led_to.py $3 $$< | eexp reflect --rationale environment --weigh 0 $(Q) -o $$@
 endef
-$(eval $(call thoughts,notes,rollout,--without))
+$(eval $(call thoughts,notes,rollout,--no-alternatives))
 $(eval $(call thoughts,notes-sr,rollout))
 $(eval $(call thoughts,notes-sr-permuted,permuted))
 

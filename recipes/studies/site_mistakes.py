@@ -9,8 +9,8 @@ answer            The rows were shown, and the answer was wrong.
 refused           The action named nothing that is there.
 no end            Nothing of this; the episode ended without an answer.
 
-A second table has what the thoughts say: how many of them name an element as next and call it by its name, and how many
-say where an element leads and are right, in so far as its name tells (a value, a table, a column to sort by).
+Below stand two claims of thoughts, and how many of them are true: what the next element is called, and what an element
+leads to, in so far as its name tells (a value, a table, a column to sort by).
 """
 
 from __future__ import annotations
@@ -48,13 +48,14 @@ def first_mistake(episode: dict) -> str:
     return "no end"
 
 
-def said(turn: dict) -> dict[str, bool]:
-    """Return what a thought says of elements of the page (`next`, `leads to`), and whether it is so."""
+def claimed(turn: dict) -> dict[str, bool]:
+    """Return what the thought of a turn claims of elements (`next`, `leads to`), and whether it is true."""
+    thought = turn.get("thought") or ""
     names = dict(re.findall(r'(\[\d+\]) link "([^"]*)"', turn["observation"]))
     found = {}
-    if called := re.search(r'Next (\[\d+\]) is called "([^"]*)"', turn["thought"]):
+    if called := re.search(r'Next (\[\d+\]) is called "([^"]*)"', thought):
         found["next"] = names.get(called[1]) == called[2]
-    if leads := re.search(r'(\[\d+\]) leads to (?:"([^"]*)"|rows sorted by (\w+))', turn["thought"]):
+    if leads := re.search(r'(\[\d+\]) leads to (?:"([^"]*)"|rows sorted by (\w+))', thought):
         found["leads to"] = names.get(leads[1], "").split(" ")[0] == (leads[2] or leads[3])
     return found
 
@@ -67,7 +68,7 @@ def main() -> None:
         for episode in read([str(file)], "episode"):
             found[file.stem][first_mistake(episode)] += 1
             for turn in episode["transcript"]:
-                for what, true in said(turn).items() if turn.get("thought") else ():
+                for what, true in claimed(turn).items():
                     claims[file.stem, what].append(true)
     print(f"{'':24}{'solved':>9}" + "".join(f"{name:>15}" for name in WRONG) + "   episodes")
     for name, counts in found.items():
@@ -76,7 +77,7 @@ def main() -> None:
             f"{name:24}{counts[''] / total:9.1%}" + "".join(f"{counts[w] / total:15.1%}" for w in WRONG) + f"{total:11}"
         )
     for (name, what), verdicts in claims.items():
-        print(f"{name:24}{what:>9}: {sum(verdicts)} of {len(verdicts)} are so ({sum(verdicts) / len(verdicts):.1%})")
+        print(f"{name:24}{what:>9}: {sum(verdicts)} of {len(verdicts)} are true ({sum(verdicts) / len(verdicts):.1%})")
 
 
 if __name__ == "__main__":

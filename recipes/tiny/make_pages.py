@@ -6,10 +6,9 @@ Its texts are invented pages in the form in which eexp's web environments show t
 number of the element with a name, the name of the element with a number, the number of the element that the task names
 after some word, a number in a heading. In other texts, the answer to each page is the element that the task names, of
 which there is one; in half of them, a thought comes first that says what this element and another one are called. The
-pages of a text
-have nothing to do with each other or with what was answered, so the base learns to read, and nothing about what an
-action leads to. Every text draws its names and its words anew, from lists that have the words of the study's site
-(recipes/studies/site) among others.
+pages of a text have nothing to do with each other or with what was answered, so the base learns to read, and nothing
+about what an action leads to. Every text draws its names and its words anew, from lists that have the words of the
+study's site (recipes/studies/site) among others.
 
 The lookups are built first (`start_with_pages`), and trained further: see reading_start.py.
 """

@@ -173,7 +173,8 @@ def gist(outcome: dict) -> str:
     text = outcome["observation"]
     start = min((part[0] for part in outcome.get("unknown") or []), default=len(text))
     first = _FIRST_CLAUSE.match(text[:start].strip())
-    clause = " ".join(first[0].split() if first else []).rstrip(".!?:, ")
+    assert first  # an empty clause matches, too
+    clause = " ".join(first[0].split()).rstrip(".!?:, ")
     cut = clause.split()[:_GIST_WORDS]
     return " ".join(cut) + ("..." if len(cut) < len(clause.split()) else "")
 
