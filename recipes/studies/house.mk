@@ -12,6 +12,7 @@
 #   notes          a thought from the environment's notes, what is known and still needed, without any outcome
 #   notes-sr       what one alternative led to, then the notes, in the same states; it is mixed in the same way
 #   iwm-notes-sr   world model, then the examples of notes-sr, half of the updates each (matched)
+#   iwm-extra-notes-sr   the same, UPDATES each
 #   recovery       imitation with refused draws of the explorers in the path, however rare
 #   recovery-likely   imitation with those that they make with a probability of LIKELY and more
 #   recovery-sr    thoughts from executed outcomes on these paths, mixed with their actions
@@ -21,6 +22,9 @@
 #   sr-permuted    thoughts from outcomes that were exchanged among alternatives of one verb
 #   notes-sr-permuted      the same before the notes
 #   recovery-sr-permuted   the same on recovered paths
+#   iwm-extra-permuted     a world model of these outcomes, then imitation, UPDATES each
+#
+# Beside arms with extra updates belongs imitation of as many: UPDATES=600 ARMS=il.
 #
 # Alternatives are what two explorers draw, imitators of one half of the demonstrations each, in the states of the other half.
 # Refused ones stay: world models predict them, and recovery puts them into the path.
@@ -50,7 +54,7 @@ LIKELY ?= 0.05
 CHANGES ?= names order confirm fail
 #: How a change is named in a spec: other names are invented ones that the base can read.
 renamed = $(if $(filter names,$1),names=$(HERE)house-names.toml,$1)
-STARTS ?= il iwm notes-sr iwm-notes-sr
+STARTS ?= il iwm-extra notes-sr iwm-extra-notes-sr
 ROUNDS ?= 6
 RL ?= TASKS=16 TRIALS=4 SKIP=$(TRAIN)
 # The share of the loss that the examples of a start have, by kind, without thoughts and with them.
@@ -125,6 +129,9 @@ $(OUT)/il.jsonl: $(OUT)/expert.jsonl
 $(OUT)/%/world.jsonl: $(OUT)/%/rollout.jsonl
 	eexp world-model-data --predictable environment --seed $* $(Q) -o $@ $<
 
+$(OUT)/%/world-permuted.jsonl: $(OUT)/%/permuted.jsonl
+	eexp world-model-data --predictable environment --seed $* $(Q) -o $@ $<
+
 $(OUT)/%/recovery.jsonl: $(OUT)/%/recovered.jsonl
 	eexp imitation-data $(Q) -o $@ $<
 
@@ -155,14 +162,20 @@ $(eval $(call arm,recovery-sr,$(OUT)/%/recovery-sr.jsonl $(OUT)/%/recovery.jsonl
 $(eval $(call arm,recovery-sr-permuted,$(OUT)/%/recovery-sr-permuted.jsonl $(OUT)/%/recovery.jsonl))
 
 $(eval $(call after,iwm-world,iwm-notes-sr,$(HALF),$(OUT)/%/notes-sr.jsonl $(OUT)/il.jsonl))
+$(eval $(call after,iwm-extra-world,iwm-extra-notes-sr,$(UPDATES),$(OUT)/%/notes-sr.jsonl $(OUT)/il.jsonl))
+$(eval $(call world,iwm-permuted-world,$(UPDATES),$(OUT)/%/world-permuted.jsonl))
+$(eval $(call after,iwm-permuted-world,iwm-extra-permuted,$(UPDATES),$(OUT)/il.jsonl))
 
 # -- reinforcement learning ----------------------------------------------------------------------------------------
+
+# The name of an arm without the world model before it.
+thoughts_of = $(patsubst iwm-%,%,$(1:iwm-extra-%=iwm-%))
 
 # $(call further,START): rounds of play and updates from the agent of an arm, then the panel.
 define further
 $(OUT)-rl/%/$1/$(ROUNDS).gguf: $(OUT)/%/$1/eexp.json
 	$(MAKE) -f $(HERE)../rl/Makefile OUT=$(OUT)-rl/$$*/$1 ENV=house BASE=$(OUT)/$$*/$1 SEED=$$* ROUNDS=$(ROUNDS) $(RL) \
-	  PLAY="--think $(think_$(call how,$1)) --threads 1" ANCHOR="$(if $(filter think,$(call how,$1)),$(OUT)/$$*/$(1:iwm-%=%).jsonl )$(OUT)/il.jsonl" \
+	  PLAY="--think $(think_$(call how,$1)) --threads 1" ANCHOR="$(if $(filter think,$(call how,$1)),$(OUT)/$$*/$(call thoughts_of,$1).jsonl )$(OUT)/il.jsonl" \
 	  ANCHOR_SHARE="$(ANCHOR_$(call how,$1))"
 
 $(OUT)-rl/%/$1.$(call how,$1).jsonl: $(OUT)-rl/%/$1/$(ROUNDS).gguf $(OUT)/panel.jsonl

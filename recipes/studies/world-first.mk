@@ -9,9 +9,9 @@ $(OUT)/%/$1/eexp.json: $2 $(call given,BASE UPDATES BATCH LR)
 	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $(UPDATES) --seed $$* $(Q) $$(filter %.jsonl,$$^)
 endef
 
-# $(call world,NAME,UPDATES)
+# $(call world,NAME,UPDATES,EXAMPLES): WORLD where no examples are named.
 define world
-$(OUT)/%/$1/eexp.json: $(WORLD) $(call given,BASE UPDATES BATCH LR)
+$(OUT)/%/$1/eexp.json: $(or $3,$(WORLD)) $(call given,BASE UPDATES BATCH LR)
 	$$(begin_run)
 	eexp finetune --resume -m $(BASE) -o $$(@D) $(TUNE) --max-steps $2 --seed $$* $(Q) $$<
 endef
