@@ -244,15 +244,17 @@ def batched(rows: list[Row], tokens: int, rng: random.Random) -> list[list[Row]]
     return batches
 
 
-def losses_of(model: LlamaForCausalLM, batch: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+def losses_of(model: LlamaForCausalLM, batch: list[Row], bf16: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the losses of all tokens that have a weight, row after row, and these weights."""
     width = max(len(row.ids) for row in batch)
     ids, weights = torch.zeros(len(batch), width, dtype=torch.long), torch.zeros(len(batch), width)
     for i, row in enumerate(batch):
         ids[i, : len(row.ids)], weights[i, : len(row.ids)] = torch.from_numpy(row.ids), torch.from_numpy(row.weights)
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     chosen = weights[:, 1:] > 0
-    losses = cross_entropy(model.lm_head(hidden[chosen]).float(), ids[:, 1:][chosen], reduction="none")
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        scores = model.lm_head(hidden[chosen])
+    losses = cross_entropy(scores.float(), ids[:, 1:][chosen], reduction="none")
     return losses, weights[:, 1:][chosen]
 
 
@@ -337,7 +339,7 @@ def main() -> None:
         if not pool:
             pool = batched(reader.rows(curriculum.texts(400, step / args.updates)), args.tokens_per_batch, rng)
         batch = pool.pop()
-        losses, weights = losses_of(model, batch)
+        losses, weights = losses_of(model, batch, args.bf16)
         ((losses * weights).sum() / weights.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
