@@ -79,6 +79,7 @@ def import_(
             "steps": conversation.steps,
             "outcome": None if conversation.last is None else {"observation": conversation.last, **end},
             "source": source_fields(record, format, tools),
+            **logs.recorded_origin(record, env),
         }
         if isinstance(foreign, GraphBranch):
             repeats.mark(trajectory, foreign.number)
@@ -123,7 +124,12 @@ def import_replayed(
         if isinstance(record, GraphBranch):
             repeats.mark(trajectory, record.number)
         count_unreadable(trajectory["steps"], settings.action or format.action, count)
-        yield {**trajectory, "source": source_fields(format.adapted(record), format)}
+        adapted = format.adapted(record)
+        yield {
+            **trajectory,
+            "source": source_fields(adapted, format),
+            **logs.recorded_origin(adapted, trajectory["env"]),
+        }
 
 
 def _with_hint_at_arguments(record: dict, error: InputError, format: Format, settings: ImportSettings) -> InputError:

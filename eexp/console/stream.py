@@ -40,6 +40,7 @@ from eexp.records.shards import (
     marked,
     parse_end,
     parse_mark,
+    part_refused,
     without_mark,
 )
 from eexp.records.types import check
@@ -402,7 +403,8 @@ class Stream(AbstractContextManager):
             except InputError as e:
                 fault = e
             if end:
-                self._check_takes_shards(f"{name}:{number}", end.shard)
+                if not self.takes_shards:
+                    raise part_refused(f"{name}:{number}", end.shard, self.stage)
                 self._ends.append(end)
                 continue
             mark = self._share.mark(key_of(record, text), text) if self._share else None
@@ -441,7 +443,8 @@ class Stream(AbstractContextManager):
                 f"`eexp merge` puts shards together"
             )
         if earlier_mark:
-            self._check_takes_shards(here, earlier_mark.shard)
+            if not self.takes_shards:
+                raise part_refused(here, earlier_mark.shard, self.stage)
             self.where = place._replace(mark=earlier_mark)
         elif mark:
             self._check_digest(mark, here)
@@ -452,14 +455,6 @@ class Stream(AbstractContextManager):
             is_of = (f"shard {shard}", "none") if shard else ("no shard", "one")
             raise UsageError(f"{here}: of {is_of[0]}, and {self.output} holds records of {is_of[1]}: give another -o")
         return record
-
-    def _check_takes_shards(self, here: str, shard: Shard) -> None:
-        """Raise UsageError where a shard was read by a command that needs all records."""
-        if not self.takes_shards:
-            raise UsageError(
-                f"{here}: of shard {shard}, and `eexp {self.stage}` reads whole files: put the parts together with "
-                f"`eexp merge`"
-            )
 
     def _check_digest(self, mark: Mark, here: str) -> None:
         """Raise UsageError where an earlier run has read something else before a record."""

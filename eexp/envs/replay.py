@@ -130,7 +130,8 @@ def _play(
     for i, step in enumerate(steps):
         key = seed_of(seed, f"{env.spec}/{task.get('id')}", i)  # as `eexp expert` draws them
         observation = observations[-1] if i else observations[0].at_beginning()
-        new_steps.append(trajectory_step(env, observation, step["action"], admissible, key, step["thought"]))
+        marks = {name: True for name in ("mistake", "repeated") if step.get(name)}
+        new_steps.append(trajectory_step(env, observation, step["action"], admissible, key, step["thought"]) | marks)
         on_step()
         observations.append(env.step(step["action"]))
         check(i + 1, observations[-1])

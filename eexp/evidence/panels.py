@@ -161,12 +161,35 @@ def names_of(record: dict, beginnings: bool = True) -> set[str]:
         record: A panel line, a trajectory, an episode or an example.
         beginnings: Whether an example's id without its end, which may be a trial, is a name, too.
     """
+    return {re.sub(r"\?[^/]*", "", env_of_tasks(name), count=1) for name in _made_from(record, beginnings)} | _own(
+        record
+    )
+
+
+def _made_from(record: dict, beginnings: bool = True) -> set[str]:
     names = {name for name in (record.get("group"), record.get("origin")) if isinstance(name, str)}
-    if beginnings:
-        names |= {name.rpartition("/")[0] for name in names}
-    if isinstance(record.get("task"), dict) and isinstance(record.get("env"), str):
-        names.add("/".join(key_of(record)))
-    return {re.sub(r"\?[^/]*", "", env_of_tasks(name), count=1) for name in names}
+    return names | {name.rpartition("/")[0] for name in names} if beginnings else names
+
+
+def _own(record: dict) -> set[str]:
+    """Return the name of the task that a record holds itself, without settings; none of an example."""
+    if not isinstance(record.get("task"), dict) or not isinstance(record.get("env"), str):
+        return set()
+    env, task = key_of(record)
+    return {f"{env_of_tasks(env).partition('?')[0]}/{task}"}
+
+
+def _possible(record: dict) -> set[str]:
+    """Return what may be the names of the tasks that a record was made from, where a setting may hold a slash.
+
+    In `searchqa?questions=data/q.jsonl/train/1`, the task's id may begin after any slash behind the last `=`.
+    """
+    found = set()
+    for name in _made_from(record):
+        env, _, rest = env_of_tasks(name).partition("?")
+        parts = rest.rpartition("=")[2].split("/")
+        found |= {"/".join([env, *parts[n:]]) for n in range(1, len(parts))}
+    return found
 
 
 class TaskNames:
@@ -180,6 +203,8 @@ class TaskNames:
     def __init__(self, records: Iterable[dict] = ()) -> None:
         self._whole: set[str] = set()
         self._with_beginnings: set[str] = set()
+        self._own: set[str] = set()
+        self._possible: set[str] = set()
         for record in records:
             self.add(record)
 
@@ -187,9 +212,13 @@ class TaskNames:
         """Add the tasks that a record was made from."""
         self._whole |= names_of(record, beginnings=False)
         self._with_beginnings |= names_of(record)
+        self._own |= _own(record)
+        self._possible |= _possible(record)
 
     def __contains__(self, record: dict) -> bool:
         if not self._whole:
             return False
         whole = names_of(record, beginnings=False)
-        return not (whole.isdisjoint(self._with_beginnings) and names_of(record).isdisjoint(self._whole))
+        if not (whole.isdisjoint(self._with_beginnings) and names_of(record).isdisjoint(self._whole)):
+            return True
+        return not (_own(record).isdisjoint(self._possible) and _possible(record).isdisjoint(self._own))

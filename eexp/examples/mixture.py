@@ -27,6 +27,7 @@ from eexp.examples.ordered import Ordered
 from eexp.examples.settings import MixSettings
 from eexp.records.jsonl import STDIN, loads, refuse_other_files
 from eexp.records.record import LARGEST_WEIGHT
+from eexp.records.shards import refuse_part
 from eexp.records.types import check
 from eexp.system.terminal import align
 
@@ -159,7 +160,7 @@ class _Mixture:
         candidates = Ordered(
             chain.from_iterable(self._of_source(n, source.share) for n, source in enumerate(self.sources))
         )
-        places = islice(self._balanced(candidates, self.settings.share) if self.settings.share else candidates, limit)
+        places = self._balanced(candidates, self.settings.share) if self.settings.share else islice(candidates, limit)
         if not self.settings.shuffle:
             places = (place[-8:] + place[:-8] for place in Ordered(place[8:] + place[:8] for place in places))
         names = list(self._kinds)
@@ -188,6 +189,7 @@ class _Mixture:
             if line.strip():
                 try:
                     record = check(loads(line), "example")
+                    refuse_part(record, f"{source.shown}:{number}", "mix")
                     _weight(record, source)
                     size = self._size_of(record) if self._size_of else 0
                 except InputError as e:
@@ -237,7 +239,7 @@ class _Mixture:
     def _balanced(self, places: Ordered, shares: dict[str, float]) -> Iterator[bytes]:
         """Yield as many of `places` as possible so that every kind has its share: the first of each kind.
 
-        Kinds without a share keep their own proportions in the rest.
+        Kinds without a share keep their own proportions in the rest. Of a limit, every kind gets its share, too.
         """
         counts_examples = self._size_of is None
         for kind in shares:
@@ -253,15 +255,50 @@ class _Mixture:
             raise UsageError(f"--share leaves {rest:.0%} for other kinds, of which there is no example")
         numbers[-1] = rest
         whole = min(available[kind] / share for kind, share in numbers.items())
-        if counts_examples and self.settings.limit is not None:
-            whole = min(whole, self.settings.limit)
         room = {kind: whole * share + (0.5 if counts_examples else 0) for kind, share in numbers.items()}
+        most = {kind: len(places) for kind in numbers}
+        if self.settings.limit is not None:
+            sizes: dict[int, list[int]] = {kind: [] for kind in numbers}
+            for place in places:
+                *_, kind, size = _PLACE.unpack(place)
+                of_kind = sizes[kind if kind in numbers else -1]
+                if len(of_kind) < self.settings.limit:
+                    of_kind.append(1 if counts_examples else size)
+            most = _shared_out(self.settings.limit, sizes, numbers, room)
         for place in places:
             *_, kind, size = _PLACE.unpack(place)
             kind, size = kind if kind in numbers else -1, 1 if counts_examples else size
-            if size <= room[kind] * (1 + 1e-12):
+            if most[kind] and size <= room[kind] * (1 + 1e-12):
                 room[kind] -= size
+                most[kind] -= 1
                 yield place
+
+
+def _shared_out(
+    limit: int, sizes: dict[int, list[int]], shares: dict[int, float], room: dict[int, float]
+) -> dict[int, int]:
+    """Return how many examples of each kind are among `limit` of them, so that each kind has its share of the size.
+
+    The next one is always of the kind that is furthest behind its share, in the middle of the example (the method of
+    Webster and Sainte-Laguë). So a smaller limit has no more of any kind than a larger one.
+
+    Args:
+        sizes: The sizes of the first examples of each kind.
+        room: The largest size of each kind.
+    """
+    taken, used = dict.fromkeys(shares, 0), dict.fromkeys(shares, 0)
+    going = set(shares)
+    for _ in range(limit):
+        for kind in [
+            k for k in going if taken[k] == len(sizes[k]) or used[k] + sizes[k][taken[k]] > room[k] * (1 + 1e-12)
+        ]:
+            going.remove(kind)
+        if not going:
+            break
+        kind = min(going, key=lambda k: ((used[k] + sizes[k][taken[k]] / 2) / shares[k], k))
+        used[kind] += sizes[kind][taken[kind]]
+        taken[kind] += 1
+    return taken
 
 
 def _measure(settings: MixSettings) -> Callable[[dict], int] | None:

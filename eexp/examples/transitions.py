@@ -74,7 +74,7 @@ def cap_invalid(transitions: list[Transition], fraction: float, seed: int) -> li
     valid = len(transitions) - len(invalid)
     if fraction >= 1:
         return transitions
-    room = int(fraction * valid / (1 - fraction))
+    room = int(fraction * valid / (1 - fraction) * (1 + 1e-12))
     if len(invalid) <= room:
         return transitions
     dropped = set(random.Random(seed).sample(invalid, len(invalid) - room))

@@ -67,9 +67,11 @@ class Contents:
 
     def _add_trajectory(self, record: dict) -> None:
         counts = self._row(self.trajectories, record["env"], record["task"].get("split"))
-        self._count_task("trajectory", counts, record)
+        self._count_task(counts, record, "trajectory")
         counts.update(records=1, steps=len(record["steps"]), succeeded=succeeded(record.get("outcome")))
+        # What `eexp export-log --alternatives` wrote may have come back with outcomes, and nothing says which.
         executed = any(entry.split(" ")[0] == "rollout" for entry in record.get("lineage") or ())
+        executed = executed and "eexp" not in (record.get("source") or ())
         for step, marks in zip(record["steps"], marks_of(record), strict=True):
             if step.get("thought"):
                 self.thoughts["steps of trajectories", _recorder(record)] += 1
@@ -90,7 +92,7 @@ class Contents:
 
     def _add_episode(self, record: dict) -> None:
         counts = self._row(self.episodes, record["env"], record.get("split"), record.get("model"))
-        self._count_task("episode", counts, record)
+        self._count_task(counts, record, "episode", record.get("model"))
         counts.update(records=1, actions=record["steps"], succeeded=succeeded(record), refused=record.get("invalid", 0))
         if thoughts := record.get("thoughts"):
             self.thoughts["turns of episodes", record.get("model") or "not recorded"] += thoughts
@@ -101,10 +103,10 @@ class Contents:
     def _row(self, table: dict[Row, Counter[str]], *names: str | None) -> Counter[str]:
         return table.setdefault(tuple(name or "" for name in names), Counter())
 
-    def _count_task(self, kind: str, counts: Counter[str], record: dict) -> None:
+    def _count_task(self, counts: Counter[str], record: dict, *row: str | None) -> None:
         """Count a record's task where its row has not met it."""
         task = record["task"]
-        met = self._tasks.setdefault((kind, record["env"], task.get("split")), set())
+        met = self._tasks.setdefault((*row, record["env"], task.get("split")), set())
         key = seed_of(task.get("id") or sorted(task.items()))
         counts["tasks"] += key not in met
         met.add(key)

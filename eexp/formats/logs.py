@@ -352,6 +352,7 @@ def from_verifiers(record: dict) -> dict:
     nodes = _list(trace, "nodes", at)
     leaf = record.leaf if isinstance(record, GraphBranch) else _leaves(nodes, at)[-1]
     messages = []
+    own_turns = _own_turns(trace, nodes, at)
     for n in _path(nodes, leaf, at):
         message = nodes[n].get("message")
         if not isinstance(message, dict):
@@ -360,7 +361,7 @@ def from_verifiers(record: dict) -> dict:
             _call(call.get("id"), call.get("name"), call.get("arguments"))
             for call in _list(message, "tool_calls", f"{at}.nodes[{n}].message", missing=[])
         ]
-        messages.append({**message, "tool_calls": calls or None})
+        messages.append({**message, "tool_calls": calls or None} | own_turns.get(n, {}))
     task = _object_or_empty(trace.get("task"))
     data = _object_or_empty(task.get("data"))
     name = next(
@@ -370,6 +371,16 @@ def from_verifiers(record: dict) -> dict:
     rest = {k: v for k, v in trace.items() if k not in ("nodes", "info")}
     rest |= {"branch": record.number} if isinstance(record, GraphBranch) else {}
     return _adapted(own, name, messages, rest, trace.get("info"))
+
+
+def _own_turns(trace: dict, nodes: list[dict], at: str) -> dict[int, dict]:
+    """Return the fields that eexp has exported of each turn, by the node of its action."""
+    info = _object_or_empty(trace.get("info"))
+    if not _own(info) or not isinstance(info.get("turns"), list):
+        return {}
+    path = _path(nodes, _leaves(nodes, at)[-1], at)
+    actions = [n for n in path if _object_or_empty(nodes[n].get("message")).get("role") == "assistant"]
+    return {n: {_OWN: turn} for n, turn in zip(actions, info["turns"])} if len(actions) == len(info["turns"]) else {}
 
 
 def branches_of(record: dict) -> Iterator[GraphBranch]:
@@ -425,6 +436,7 @@ def _path(nodes: list[dict], leaf: int, at: str) -> list[int]:
 def from_inspect(record: dict) -> dict:
     """Return a sample of an evaluation log of Inspect as a record of chat messages."""
     messages = []
+    own = _own(record.get("metadata"))
     for i, message in enumerate(_list(record, "messages", "$")):
         calls = [
             _call(call.get("id"), call.get("function"), call.get("arguments"))
@@ -438,8 +450,10 @@ def from_inspect(record: dict) -> dict:
             thought = "\n".join(part for part in thoughts if isinstance(part, str)) or None
             content = [part for part in content if not (isinstance(part, dict) and part.get("type") == "reasoning")]
         messages.append({**message, "content": content, "reasoning_content": thought, "tool_calls": calls or None})
+        if own and message.get("metadata") is not None:
+            messages[-1][_OWN] = message["metadata"]
     rest = {k: v for k, v in record.items() if k not in ("messages", "metadata", "output", "events")}
-    return _adapted(_own(record.get("metadata")), record.get("id"), messages, rest, record.get("metadata"))
+    return _adapted(own, record.get("id"), messages, rest, record.get("metadata"))
 
 
 def recorded_end(record: dict) -> dict:
@@ -448,7 +462,7 @@ def recorded_end(record: dict) -> dict:
     Raises:
         InputError: The record holds something that is no outcome.
     """
-    own = record.get(_OWN) or {}
+    own = _object_or_empty(record.get(_OWN))
     end = own.get("outcome") or {key: own[key] for key in ("success", "score") if key in own}
     try:
         msgspec.convert({"observation": "", **end} if isinstance(end, dict) else end, Outcome)
@@ -456,6 +470,20 @@ def recorded_end(record: dict) -> dict:
         error = explain(str(e))
         raise InputError(error.message, f"$.{_OWN}{error.where[1:]}") from None
     return end
+
+
+def recorded_origin(record: dict, env: str) -> dict:
+    """Return the key `origin` of the trajectory of an adapted record, where eexp has exported one.
+
+    Args:
+        env: The environment of the trajectory, which the origin's id begins with, too.
+    """
+    own = _object_or_empty(record.get(_OWN))
+    origin, before = own.get("origin"), own.get("env")
+    if not isinstance(origin, str):
+        return {}
+    renamed = isinstance(before, str) and origin.startswith(f"{before}/")
+    return {"origin": env + origin[len(before) :] if renamed and isinstance(before, str) else origin}
 
 
 def samples(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from eexp.errors import InputError
-from eexp.records.jsonl import loads
+from eexp.records.jsonl import loads, refuse_other_files
 from eexp.records.shards import Mark, Shard, ShardEnd, mark_in, parse_end, parse_mark, without_mark
 
 _GO_ON = "the same command with --resume goes on"
@@ -122,6 +122,8 @@ def _lines(file: str) -> Iterator[tuple[int, int, bytes, dict]]:
             if not source.seekable():
                 raise InputError(f"{file}: no regular file; parts are read twice, so none can be a pipe")
             for number, line in enumerate(source, 1):
+                if number == 1:
+                    refuse_other_files(line, file)
                 if line.strip():
                     try:
                         value = loads(line)

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from eexp.errors import InputError
+from eexp.errors import InputError, UsageError
 from eexp.records.jsonl import cut_half_line, dumps, loads
 from eexp.records.record import seed_of
 from eexp.records.types import explain
@@ -158,6 +158,19 @@ def mark_of(record: Any) -> Mark | None:
     """Return the mark of a record; None for a record without."""
     found = mark_in(record)
     return found[1] if found else None
+
+
+def part_refused(place: str, shard: Shard, command: str) -> UsageError:
+    """Return the error of a command that needs all records at once, and has read one of a shard."""
+    return UsageError(
+        f"{place}: of shard {shard}, and `eexp {command}` reads whole files: put the parts together with `eexp merge`"
+    )
+
+
+def refuse_part(record: Any, place: str, command: str) -> None:
+    """Raise `part_refused` where a record is of a shard."""
+    if mark := mark_of(record):
+        raise part_refused(place, mark.shard, command)
 
 
 def are_apart(record: dict, following: dict) -> bool:

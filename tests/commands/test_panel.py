@@ -9,7 +9,7 @@ from running import ROOT, lines, read, run, write
 
 from eexp.acting.play import panel
 from eexp.envs.worlds.house import House
-from eexp.evidence.panels import draw, make_panel, names_of, panel_hash
+from eexp.evidence.panels import TaskNames, draw, make_panel, names_of, panel_hash
 
 
 def _bare(records):
@@ -97,6 +97,20 @@ def test_names_of_tasks():
         "babyai/GoTo",
     }
     assert "house/test/3" in names_of({"type": "trajectory", "id": "x", "origin": "house/train/1", **task})
+
+
+def test_settings_with_slashes_are_no_part_of_a_task():
+    def task(file: str) -> dict:
+        return {"type": "task", "env": f"searchqa?questions={file}&top=5", "task": {"id": "train/1"}}
+
+    def example(file: str, number: int) -> dict:
+        return {"type": "example", "group": f"searchqa?top=3&questions={file}/train/{number}/0"}
+
+    held_out = TaskNames([task("a/q.jsonl")])
+    assert task("/data/q.jsonl") in held_out and example("/data/q.jsonl", 1) in held_out
+    assert example("/data/q.jsonl", 2) not in held_out
+    assert task("b/q.jsonl") in TaskNames([example("/data/q.jsonl", 1)])
+    assert task("b/q.jsonl") not in TaskNames([example("/data/q.jsonl", 2)])
 
 
 @pytest.mark.parametrize("from_panel", [False, True], ids=["split", "panel"])

@@ -980,8 +980,16 @@ def test_mix_gives_a_kind_its_share(unit, data, tmp_path):
     whole = len(read(data["imitation"])) + len(read(data["reflected"]))
     assert len(result.records) - sum(r["kind"] == "world_model" for r in result.records) >= whole - 1, "no more is cut"
     assert f"{share:.1%}" in result.err
-    cut = run("mix", "--share", "world_model=0.25", "--limit", 8, *files).ok().records
-    assert len(cut) == 8 and sum(r["kind"] == "world_model" for r in cut) == 2
+    fewer: set[str] = set()
+    for limit in (1, 2, 7, 8):
+        cut = run("mix", "--share", "world_model=0.25", *by, "--limit", limit, *files).ok().records
+        assert len(cut) == limit and fewer <= {r["id"] for r in cut}, "a smaller limit takes of a larger one's examples"
+        fewer = {r["id"] for r in cut}
+    sizes = {row.id: (row.kind, size(row)) for row in rows}
+    of_kind = sum(n for kind, n in map(sizes.get, fewer) if kind == "world_model")
+    assert of_kind / sum(sizes[name][1] for name in fewer) == pytest.approx(
+        0.25, abs=largest / 8 / min(map(size, rows))
+    )
 
 
 def test_mix_dry_run_writes_no_examples(data, tmp_path):

@@ -157,6 +157,9 @@ def test_caps_are_on_by_default():
     assert "max-invalid-fraction=0.3 max-repeats=2" in result.records[0]["lineage"][-1]
     whole = run("world-model-data", "--max-repeats", "all", "--max-invalid-fraction", 1, stdin=lines([t])).ok()
     assert len(whole.records) == 14
+    two = trajectory(step("a room", "go", alternative("jump", outcome("You jump.")), *refused), end=outcome("The end."))
+    most = run("world-model-data", "--max-invalid-fraction", 0.6, stdin=lines([two])).ok().records
+    assert Counter(r["transition"] == "invalid" for r in most) == {False: 2, True: 3}, "exactly 0.6"
     for wrong in ("0", "-1", "some"):
         run("world-model-data", "--max-repeats", wrong, stdin=b"").one_error(2, "--max-repeats")
 

@@ -60,6 +60,18 @@ def test_only_outcomes_of_rollout_count_as_verified(data, tmp_path):
         f"0 of {number} alternatives (0.0 %) have a verified"
         in run("card", write(tmp_path / "b.jsonl", [claimed])).ok().out.decode()
     )
+    text = run("export-log", "--format", "atif", "--alternatives", tmp_path / "a.jsonl").ok().out
+    again = run("rollout", "--env", "house", stdin=run("import", "atif", "--name", "house", stdin=text).ok().out).ok()
+    assert "(0.0 %) have a verified" in run("card", write(tmp_path / "c.jsonl", again.records)).ok().out.decode()
+
+
+def test_each_model_has_its_tasks(data, tmp_path):
+    episodes = [{**e, "model": model} for model in ("a", "b") for e in read(data["episodes"])]
+    card = run("card", write(tmp_path / "episodes", episodes)).ok().out.decode()
+    number = len({e["task"]["id"] for e in read(data["episodes"])})
+    assert [line.split("|")[5].strip() for line in card.splitlines() if "`a`" in line or "`b`" in line] == [
+        str(number)
+    ] * 2
 
 
 def test_what_a_card_refuses(data, tmp_path):

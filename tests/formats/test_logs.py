@@ -59,6 +59,22 @@ def test_an_imported_run_can_be_replayed(format, runs):
     assert all(t["outcome"]["success"] and t["steps"][0]["admissible"] for t in result.records)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("how", [("--name", "other"), ("--env", "house")])
+def test_mistakes_stay_mistakes(format, how, data):
+    """What `eexp recover` put into a path is not imitated after an exchange, and the path stays with its original."""
+    demonstrations = read(data["expert"])[:2]
+    for trajectory in demonstrations:
+        trajectory["steps"][1]["alternatives"] = [{"action": "open moon", "source": "policy"}]
+    own = run("recover", stdin=run("rollout", stdin=lines(demonstrations)).ok().out).ok().records
+    result = run("import", format, *how, stdin=run("export-log", "--format", format, stdin=lines(own)).ok().out).ok()
+    marks = [[bool(step.get("mistake")) for step in record["steps"]] for record in own]
+    assert [[bool(step.get("mistake")) for step in record["steps"]] for record in result.records] == marks
+    assert any(map(any, marks))
+    origins = [t["origin"].replace("house/", f"{how[1]}/", 1) if "origin" in t else None for t in own]
+    assert [record.get("origin") for record in result.records] == origins
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_logs_are_exchanged_with_the_package_of_the_format(format, runs, tmp_path):
