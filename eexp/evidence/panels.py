@@ -161,9 +161,8 @@ def names_of(record: dict, beginnings: bool = True) -> set[str]:
         record: A panel line, a trajectory, an episode or an example.
         beginnings: Whether an example's id without its end, which may be a trial, is a name, too.
     """
-    return {re.sub(r"\?[^/]*", "", env_of_tasks(name), count=1) for name in _made_from(record, beginnings)} | _own(
-        record
-    )
+    without_settings = {re.sub(r"\?[^/]*", "", env_of_tasks(name), count=1) for name in _made_from(record, beginnings)}
+    return without_settings | _own(record)
 
 
 def _made_from(record: dict, beginnings: bool = True) -> set[str]:
