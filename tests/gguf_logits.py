@@ -22,6 +22,7 @@ def _model(gguf_path: str | Path, vocab_only: bool = False) -> Iterator[ctypes.c
     llama_cpp.llama_backend_init()
     params = llama_cpp.llama_model_default_params()
     params.vocab_only, params.n_gpu_layers = vocab_only, 0
+    params.use_extra_bufts = False  # with AMX, quantised models crash in batches (ggml-org/llama.cpp#20824)
     model = llama_cpp.llama_model_load_from_file(os.fsencode(gguf_path), params)
     if not model:
         raise RuntimeError(f"llama.cpp does not load {gguf_path}")

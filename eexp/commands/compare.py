@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import click
 
 from eexp.console.parameters import PATH, command_options, option
@@ -44,17 +42,9 @@ def command(
     from eexp.evidence.comparison import compare
     from eexp.evidence.table import comparison_table
     from eexp.records.jsonl import dumps, read, write_to_stdout
-    from eexp.records.shards import refuse_part
 
     named = method_files(files)
-
-    def episodes_of(file: str) -> Iterator[dict]:
-        episodes = read([file], "episode")
-        for episode in episodes:
-            refuse_part(episode, episodes.place, "compare")
-            yield episode
-
-    groups = {label: [episodes_of(file) for file in names] for label, names in named.items()}
+    groups = {label: [read([file], "episode") for file in names] for label, names in named.items()}
     rows = compare(groups, settings, files=named)
     if picture:
         from eexp.evidence.plot import plot

@@ -11,6 +11,7 @@ import numpy as np
 from eexp.errors import InputError, UsageError
 from eexp.evidence.panels import Key, canonical_json, hash_of, key_of
 from eexp.records.imagination import refuse_imagined
+from eexp.records.shards import refuse_part
 
 
 @dataclass
@@ -56,6 +57,7 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
 
     Raises:
         InputError: There is none, one occurs twice, or a task or a panel differs between episodes.
+        UsageError: They are of a shard.
     """
     run, panels = Run(name), set()
     trials: dict[tuple[Key, int], str] = {}
@@ -63,6 +65,7 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         key = key_of(e)
         trial = e.get("seed", 0)
         place = getattr(episodes, "place", name)
+        refuse_part(e, place, "compare")
         try:
             refuse_imagined(e, "success")
         except InputError as error:
