@@ -185,6 +185,8 @@ def _possible(record: dict) -> set[str]:
     """
     found = set()
     for name in _made_from(record):
+        if "?" not in name:
+            continue
         env, _, rest = env_of_tasks(name).partition("?")
         parts = rest.rpartition("=")[2].split("/")
         found |= {"/".join([env, *parts[n:]]) for n in range(1, len(parts))}

@@ -247,10 +247,14 @@ class _Mixture:
                 raise UsageError(f"--share {kind}: there is no example of this kind")
         numbers = {self._kinds[kind]: share for kind, share in shares.items()}
         rest = 1 - sum(numbers.values())
-        available: Counter[int] = Counter()
-        for place in places:
+
+        def kind_and_size(place: bytes) -> tuple[int, int]:
             *_, kind, size = _PLACE.unpack(place)
-            available[kind if kind in numbers else -1] += 1 if counts_examples else size
+            return kind if kind in numbers else -1, 1 if counts_examples else size
+
+        available: Counter[int] = Counter()
+        for kind, size in map(kind_and_size, places):
+            available[kind] += size
         if len(places) and not available[-1]:
             raise UsageError(f"--share leaves {rest:.0%} for other kinds, of which there is no example")
         numbers[-1] = rest
@@ -259,15 +263,12 @@ class _Mixture:
         most = {kind: len(places) for kind in numbers}
         if self.settings.limit is not None:
             sizes: dict[int, list[int]] = {kind: [] for kind in numbers}
-            for place in places:
-                *_, kind, size = _PLACE.unpack(place)
-                of_kind = sizes[kind if kind in numbers else -1]
-                if len(of_kind) < self.settings.limit:
-                    of_kind.append(1 if counts_examples else size)
+            for kind, size in map(kind_and_size, places):
+                if len(sizes[kind]) < self.settings.limit:
+                    sizes[kind].append(size)
             most = _shared_out(self.settings.limit, sizes, numbers, room)
         for place in places:
-            *_, kind, size = _PLACE.unpack(place)
-            kind, size = kind if kind in numbers else -1, 1 if counts_examples else size
+            kind, size = kind_and_size(place)
             if most[kind] and size <= room[kind] * (1 + 1e-12):
                 room[kind] -= size
                 most[kind] -= 1

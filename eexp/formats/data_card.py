@@ -70,8 +70,9 @@ class Contents:
         self._count_task(counts, record, "trajectory")
         counts.update(records=1, steps=len(record["steps"]), succeeded=succeeded(record.get("outcome")))
         # What `eexp export-log --alternatives` wrote may have come back with outcomes, and nothing says which.
-        executed = any(entry.split(" ")[0] == "rollout" for entry in record.get("lineage") or ())
-        executed = executed and "eexp" not in (record.get("source") or ())
+        executed = "eexp" not in (record.get("source") or ()) and any(
+            entry.split(" ")[0] == "rollout" for entry in record.get("lineage") or ()
+        )
         for step, marks in zip(record["steps"], marks_of(record), strict=True):
             if step.get("thought"):
                 self.thoughts["steps of trajectories", _recorder(record)] += 1

@@ -482,8 +482,9 @@ def recorded_origin(record: dict, env: str) -> dict:
     origin, before = own.get("origin"), own.get("env")
     if not isinstance(origin, str):
         return {}
-    renamed = isinstance(before, str) and origin.startswith(f"{before}/")
-    return {"origin": env + origin[len(before) :] if renamed and isinstance(before, str) else origin}
+    if isinstance(before, str) and origin.startswith(f"{before}/"):
+        origin = env + origin[len(before) :]
+    return {"origin": origin}
 
 
 def samples(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:
