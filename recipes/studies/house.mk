@@ -56,10 +56,7 @@ CHANGES ?= names order confirm fail
 renamed = $(if $(filter names,$1),names=$(HERE)house-names.toml,$1)
 STARTS ?= il iwm-extra notes-sr iwm-extra-notes-sr
 ROUNDS ?= 6
-RL ?= TASKS=16 TRIALS=4 SKIP=$(TRAIN)
-# The share of the loss that the examples of a start have, by kind, without thoughts and with them.
-ANCHOR_act ?= imitation=0.2
-ANCHOR_think ?= imitation=0.1 reflection=0.1
+RL ?= TASKS=16 TRIALS=4
 
 export OMP_NUM_THREADS ?= 1
 TRACKED := BASE TRAIN K PANEL_TASKS UPDATES BATCH LR LIKELY
@@ -71,12 +68,12 @@ WORLD = $(OUT)/%/world.jsonl
 # How an arm plays: with thoughts where it was trained on them.
 how = $(if $(findstring sr,$1)$(findstring notes,$1),think,act)
 PLAYED = $(foreach one,$(ARMS),$(one).$(call how,$(one)))
-PLAYED_IN = house
+ENV = house
+PLAYED_IN = $(ENV)
 
-.PHONY: all changed rl
+.PHONY: all changed
 all: $(foreach played,$(PLAYED),$(SEEDS:%=$(OUT)/%/$(played).jsonl))
 changed: $(foreach change,$(CHANGES),$(foreach played,$(PLAYED),$(SEEDS:%=$(OUT)-$(change)/%/$(played).jsonl)))
-rl: $(foreach one,$(STARTS),$(SEEDS:%=$(OUT)-rl/%/$(one).$(call how,$(one)).jsonl))
 
 # -- demonstrations and experience ---------------------------------------------------------------------------------
 
@@ -170,15 +167,5 @@ $(eval $(call after,iwm-permuted-world,iwm-extra-permuted,$(UPDATES),$(OUT)/il.j
 
 # The name of an arm without the world model before it.
 thoughts_of = $(patsubst iwm-%,%,$(1:iwm-extra-%=iwm-%))
-
-# $(call further,START): rounds of play and updates from the agent of an arm, then the panel.
-define further
-$(OUT)-rl/%/$1/$(ROUNDS).gguf: $(OUT)/%/$1/eexp.json
-	$(MAKE) -f $(HERE)../rl/Makefile OUT=$(OUT)-rl/$$*/$1 ENV=house BASE=$(OUT)/$$*/$1 SEED=$$* ROUNDS=$(ROUNDS) $(RL) \
-	  PLAY="--think $(think_$(call how,$1)) --threads 1" ANCHOR="$(if $(filter think,$(call how,$1)),$(OUT)/$$*/$(call thoughts_of,$1).jsonl )$(OUT)/il.jsonl" \
-	  ANCHOR_SHARE="$(ANCHOR_$(call how,$1))"
-
-$(OUT)-rl/%/$1.$(call how,$1).jsonl: $(OUT)-rl/%/$1/$(ROUNDS).gguf $(OUT)/panel.jsonl
-	eexp eval --panel $(OUT)/panel.jsonl -m $(OUT)-rl/$$*/$1/base.gguf+$$< --think $(think_$(call how,$1)) $(EVAL) --resume -o $$@.part && mv $$@.part $$@
-endef
-$(foreach one,$(STARTS),$(eval $(call further,$(one))))
+examples_of = $(if $(filter think,$(call how,$1)),$(OUT)/$$*/$(call thoughts_of,$1).jsonl )$(OUT)/il.jsonl
+include $(HERE)further.mk

@@ -33,6 +33,9 @@
 #   sr-exchanged   thoughts from executed outcomes, exchanged among the examples
 #   sr-writer-permuted   thoughts by the same writer, from exchanged outcomes
 #
+# `make ... rl` goes on from STARTS by reinforcement learning (recipes/rl), with the examples that each was trained on at a
+# share of the loss, so that it stays near to where it began.
+#
 # The control: so many demonstrations that they show nearly the whole table, so that alternatives tell little more. The
 # arm sr-own should then do as well as sr:
 #
@@ -71,6 +74,9 @@ SELF ?= --temperature 1 --retries 15 --max-tokens 480 --max-words 400
 # Each pair of request and thought is written so often, each time with new names.
 WRITER_NAMES ?= 5
 WRITER_UPDATES ?= 1320
+STARTS ?= il iwm-extra sr sr-iwm sr-permuted
+ROUNDS ?= 8
+RL ?= TASKS=16 TRIALS=6 TEMPERATURE=1 UPDATE="--batch-trajectories 4 --clip 0.2"
 
 export OMP_NUM_THREADS ?= 1
 export EEXP_PROMPT_STYLE := $(HERE)reactions.toml
@@ -224,3 +230,10 @@ $(OUT)/%.$1.shifted.jsonl: $(OUT)/%.gguf $(OUT)/panel.shifted.jsonl
 endef
 $(eval $(call elsewhere,act,never))
 $(eval $(call elsewhere,think,always))
+
+# -- reinforcement learning ----------------------------------------------------------------------------------------
+
+# How an arm plays: with thoughts where it was trained on them.
+how = $(if $(filter il% iwm% world joint,$1),act,think)
+examples_of = $(if $(filter think,$(call how,$1)),$(OUT)/$(1:%-iwm=%).jsonl )$(OUT)/il.jsonl
+include $(HERE)further.mk
