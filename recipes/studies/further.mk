@@ -1,6 +1,7 @@
 # What the studies of `house` and `reactions` have in common: reinforcement learning (recipes/rl) that goes on from STARTS, with
 # the examples that each start was trained on at a share of the loss, so that it stays near to where it began. A makefile sets
-# STARTS, ROUNDS, RL, ENV, TRAIN, EVAL, `how`, the play of an arm, and `examples_of` before it includes this file.
+# STARTS, ROUNDS, RL, ENV, TRAIN, EVAL, `how`, the play of an arm, and `examples_of` before it includes this file; and RL_PANEL,
+# a file of tasks, where they are not those of the training split beyond the demonstrations.
 #
 # Every start plays ROUNDS rounds of the same tasks, which neither the demonstrations nor the panel have, and then the panel.
 # The share of the loss that the examples of a start have, by kind, without thoughts and with them.
@@ -13,8 +14,8 @@ rl: $(foreach one,$(STARTS),$(SEEDS:%=$(OUT)-rl/%/$(one).$(call how,$(one)).json
 # $(call further,START): rounds of play and updates from the agent of an arm, then the panel. $(call examples_of,START) are the
 # examples that it was trained on.
 define further
-$(OUT)-rl/%/$1/$(ROUNDS).gguf: $(OUT)/%/$1/eexp.json
-	$(MAKE) -f $(HERE)../rl/Makefile OUT=$(OUT)-rl/$$*/$1 ENV='$(ENV)' BASE=$(OUT)/$$*/$1 SEED=$$* ROUNDS=$(ROUNDS) SKIP=$(TRAIN) $(RL) \
+$(OUT)-rl/%/$1/$(ROUNDS).gguf: $(OUT)/%/$1/eexp.json $(RL_PANEL)
+	$(MAKE) -f $(HERE)../rl/Makefile OUT=$(OUT)-rl/$$*/$1 ENV='$(ENV)' BASE=$(OUT)/$$*/$1 SEED=$$* ROUNDS=$(ROUNDS) SKIP=$(TRAIN) PANEL=$(RL_PANEL) $(RL) \
 	  PLAY="--think $(think_$(call how,$1)) $(filter-out $(Q),$(EVAL))" ANCHOR="$(call examples_of,$1)" ANCHOR_SHARE="$(ANCHOR_$(call how,$1))"
 
 $(OUT)-rl/%/$1.$(call how,$1).jsonl: $(OUT)-rl/%/$1/$(ROUNDS).gguf $(OUT)/panel.jsonl

@@ -76,7 +76,8 @@ WRITER_NAMES ?= 5
 WRITER_UPDATES ?= 1320
 STARTS ?= il iwm-extra sr sr-iwm sr-permuted
 ROUNDS ?= 8
-RL ?= TASKS=16 TRIALS=6 TEMPERATURE=1 UPDATE="--batch-trajectories 4 --clip 0.2"
+RL_TASKS ?= 16
+RL ?= TASKS=$(RL_TASKS) TRIALS=6 TEMPERATURE=1 UPDATE="--batch-trajectories 4 --clip 0.2"
 
 export OMP_NUM_THREADS ?= 1
 export EEXP_PROMPT_STYLE := $(HERE)reactions.toml
@@ -236,4 +237,8 @@ $(eval $(call elsewhere,think,always))
 # How an arm plays: with thoughts where it was trained on them.
 how = $(if $(filter il% iwm% world joint,$1),act,think)
 examples_of = $(if $(filter think,$(call how,$1)),$(OUT)/$(1:%-iwm=%).jsonl )$(OUT)/il.jsonl
+# The training split is small: rounds play tasks of the test split that the panel does not have.
+RL_PANEL = $(OUT)/rl-panel.jsonl
+$(RL_PANEL): $(OUT)/expert.jsonl $(OUT)/panel.jsonl
+	eexp panel '$(ENV)' --split test -n $$(($(ROUNDS) * $(RL_TASKS))) $(^:%=--apart-from %) $(Q) -o $@
 include $(HERE)further.mk
