@@ -205,3 +205,17 @@ def test_a_bandit_is_learned(tmp_path, monkeypatch):
     rates = [statistics.fmean(e["success"] for e in read(tmp_path / "rl" / f"{n}.episodes.jsonl")) for n in range(1, 5)]
     assert 0.15 < rates[0] < 0.55 and rates[-1] > 0.8, rates
     assert made.stdout.count("round ") == 4
+
+
+def test_rounds_without_a_signal_leave_the_base_as_it_is(tmp_path):
+    settings = f"ENV=house BASE=tiny OUT={tmp_path}/rl ROUNDS=2 TASKS=1 TRIALS=2"
+    made = subprocess.run(
+        f"make -f {ROOT}/recipes/rl/Makefile {settings} PLAY='--max-steps 1 --think never --threads 1'",
+        shell=True,
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert made.returncode == 0, made.stderr
+    assert "round 1: all episodes of every task did equally well" in made.stderr
+    assert (tmp_path / "rl" / "2.gguf").read_bytes() == b"" and made.stdout.count(": 0") == 2
