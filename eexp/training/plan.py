@@ -35,6 +35,7 @@ from eexp.training.updates import (
     TRAJECTORIES,
     Updates,
     by_examples,
+    by_mini_batches,
     by_targets,
     by_trajectories,
     distribute,
@@ -103,10 +104,12 @@ def plan_job(
 
 def _check_settings(settings: Settings, objective: Objective, has_validation: bool) -> None:
     """Raise UsageError for settings that exclude each other, or the objective."""
-    if settings.batch_size and settings.batch_trajectories:
-        raise UsageError("--batch-size and --batch-trajectories both say what an update is; give one")
-    if settings.batch_trajectories and settings.shuffle == "examples":
-        raise UsageError("--batch-trajectories keeps trajectories whole, and --shuffle examples does not; give one")
+    sizes = ("batch_size", "batch_trajectories", "mini_batches")
+    given = ["--" + name.replace("_", "-") for name in sizes if getattr(settings, name)]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} both say what an update is; give one")
+    if settings.shuffle == "examples" and given and not settings.batch_size:
+        raise UsageError(f"{given[0]} keeps trajectories whole, and --shuffle examples does not; give one")
     objective.check_settings()
     if settings.keep == "best" and not has_validation:
         raise UsageError("--keep best goes by the losses on --validate FILE; give one")
@@ -169,6 +172,8 @@ def _updates_of_units(rows: list[Row], s: Settings, budget: Budget | None) -> Up
     if s.batch_size or s.shuffle == "examples":
         size = s.batch_size or EXAMPLES
         return by_examples(rows, size, s.epochs, s.max_steps, s.seed, s.shuffle, bool(s.share))
+    if s.mini_batches:
+        return by_mini_batches(rows, s.mini_batches, s.epochs, s.max_steps, s.seed)
     if s.batch_trajectories:
         return by_trajectories(rows, s.batch_trajectories, s.epochs, s.max_steps, s.seed)
     return by_trajectories(rows, TRAJECTORIES, s.epochs, s.max_steps, s.seed, examples=EXAMPLES)

@@ -68,9 +68,13 @@ class Settings(Checked):
     batch_trajectories: int | None = option(None, type=Whole(1)).help(
         "Batch size in trajectories, each with all its examples.  [default: see --batch-size]"
     )
+    mini_batches: int | None = option(None, type=Whole(1)).help(
+        "Number of updates in an epoch, as in PPO, each with its part of the trajectories of every kind of examples; "
+        "fewer where a kind has fewer trajectories.  [default: see --batch-size]"
+    )
     budget_like: str | None = option(None, type=FILE, metavar="DIR").help(
-        "Match the training run in DIR: as many updates, and as many target tokens. Overrides --epochs, --batch-size "
-        "and --batch-trajectories. Updates that trained --init count."
+        "Match the training run in DIR: as many updates, and as many target tokens. Overrides --epochs, "
+        "--batch-size, --batch-trajectories and --mini-batches. Updates that trained --init count."
     )
     action_weight: float = option(1.0, type=Finite(0, min_open=True)).help(
         "Loss weight of the action where a thought precedes it in the completion."

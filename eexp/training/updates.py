@@ -125,6 +125,30 @@ def by_trajectories(
     return _limit(map(updates_of_epoch, count()), epochs, max_steps)
 
 
+def by_mini_batches(rows: Sequence[Row], number: int, epochs: float, max_steps: int | None, seed: int) -> Updates:
+    """Return updates, `number` of them an epoch, among which the groups of every kind of rows are divided evenly.
+
+    So examples that come beside others come beside them in every update. An epoch has fewer updates where fewer groups
+    have rows of some kind: none is left without them.
+
+    Args:
+        epochs, max_steps, seed: As in `by_examples`.
+    """
+
+    def by_kinds(epoch: int) -> list[list[int]]:
+        groups = _shuffled_groups(rows, seed, epoch, "trajectories", False)
+        return sorted(groups, key=lambda members: sorted({rows[i].kind for i in members}))
+
+    groups_with = Counter(kind for members in by_kinds(0) for kind in {rows[i].kind for i in members})
+    number = min([number, *groups_with.values()])
+
+    def updates_of_epoch(epoch: int) -> Updates:
+        groups = by_kinds(epoch)
+        return [list(chain.from_iterable(groups[i::number])) for i in range(number)]
+
+    return _limit(map(updates_of_epoch, count()), epochs, max_steps)
+
+
 def _limit(epoch_updates: Iterator[Updates], epochs: float, max_steps: int | None) -> Updates:
     """Return the first `max_steps` updates or, without that, those of `epochs`, rounded up, one at least."""
     updates: Updates = []

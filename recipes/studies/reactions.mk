@@ -77,7 +77,7 @@ WRITER_UPDATES ?= 1320
 STARTS ?= il iwm-extra sr sr-iwm sr-permuted
 ROUNDS ?= 8
 RL_TASKS ?= 16
-RL ?= TASKS=$(RL_TASKS) TRIALS=6 TEMPERATURE=1 UPDATE="--batch-trajectories 4 --clip 0.2"
+RL ?= TASKS=$(RL_TASKS) TRIALS=6 TEMPERATURE=1 UPDATE="--mini-batches 4 --clip 0.2"
 
 export OMP_NUM_THREADS ?= 1
 export EEXP_PROMPT_STYLE := $(HERE)reactions.toml

@@ -12,7 +12,9 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from running import EEXP, ROOT, Forked, environment, lines, read, run, start, write
@@ -25,6 +27,7 @@ from eexp.system.locks import DirectoryLock
 from eexp.training import memory
 from eexp.training.finetune import finetune
 from eexp.training.settings import Settings
+from eexp.training.updates import by_mini_batches
 
 SMALL = ["-m", FIRST_LAYERS, "--rank", 2, "--batch-size", 4, "--tokens-per-batch", 300]
 
@@ -879,6 +882,33 @@ def test_an_update_is_of_whole_trajectories(data, tmp_path):
     like, default = _run(tmp_path / "like"), _run(tmp_path / "default")
     assert like["updates"] == 2
     assert like["trained"]["target_tokens"] == pytest.approx(default["trained"]["target_tokens"], abs=20)
+
+
+def test_mini_batches_have_their_part_of_every_kind(data, few, tmp_path):
+    """Nine trajectories of one kind and two of another make two updates, although four were asked for."""
+    many = [{**e, "group": f"{e['group']}/{n}"} for n in range(3) for e in read(data["imitation"])]
+    beside = [{**e, "group": f"beside/{n}", "kind": "reflection"} for n, e in enumerate(read(few)[:2])]
+    rows = [SimpleNamespace(kind=e["kind"], group=e["group"], ids=[n]) for n, e in enumerate(many + beside)]
+    first, again = by_mini_batches(rows, 4, 2, None, seed=0)[:2], by_mini_batches(rows, 4, 2, 3, seed=0)
+    assert sorted(chain(*first)) == list(range(len(rows))) and again[:2] == first and len(again) == 3
+    for update in first:
+        assert sum(rows[i].kind == "reflection" for i in update) == 1
+        assert len({rows[i].group for i in update if rows[i].kind == "imitation"}) in (4, 5)
+    args = [
+        "finetune",
+        "-q",
+        "-m",
+        FIRST_LAYERS,
+        "--rank",
+        2,
+        "--mini-batches",
+        4,
+        write(tmp_path / "in", many + beside),
+    ]
+    run(*args, "--share", "reflection=0.2", "-o", tmp_path / "run").ok()
+    assert _run(tmp_path / "run")["updates"] == 2
+    assert "| batch | one of 4 in an epoch, or of fewer |" in (tmp_path / "run" / "README.md").read_text()
+    run(*args, "--batch-size", 2, "-o", tmp_path / "no").one_error(2, "--batch-size and --mini-batches both say")
 
 
 def test_loss_curves_as_a_picture(few, tmp_path):
