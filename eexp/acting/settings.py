@@ -362,7 +362,7 @@ class ImportSettings(Checked):
             contents = Path(file).read_bytes()
         except OSError as e:
             raise InputError(f"{file}: {e.strerror or e}") from None
-        refuse_other_files(contents, file)
+        refuse_other_files(contents, file, pipes=False)
         try:
             names = loads(contents)
         except InputError as e:

@@ -127,17 +127,19 @@ _OTHER_FILES = (
 )
 
 
-def refuse_other_files(beginning: bytes, label: str) -> None:
+def refuse_other_files(beginning: bytes, label: str, *, pipes: bool = True) -> None:
     """Raise InputError for a file that is compressed or not in UTF-8, of which no line could be read.
 
     Args:
         beginning: The first bytes of the file.
         label: Its name in messages.
+        pipes: Whether its text could be read from a pipe.
     """
     for mark, what, text in _OTHER_FILES:
         if beginning.startswith(mark):
             file = "FILE" if label == _NAME_OF_STDIN else shlex.quote(label)
-            raise InputError(f"{label}: {what}; give its text: {text.format(file=file)} | eexp ...")
+            command = f"{text.format(file=file)} {'| eexp ...' if pipes else '> ...'}"
+            raise InputError(f"{label}: {what}; give its text: {command}")
 
 
 def lines(files: Sequence[str]) -> Iterator[tuple[str, int, bytes]]:

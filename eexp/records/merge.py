@@ -123,7 +123,7 @@ def _lines(file: str) -> Iterator[tuple[int, int, bytes, dict]]:
                 raise InputError(f"{file}: no regular file; parts are read twice, so none can be a pipe")
             for number, line in enumerate(source, 1):
                 if number == 1:
-                    refuse_other_files(line, file)
+                    refuse_other_files(line, file, pipes=False)
                 if line.strip():
                     try:
                         value = loads(line)

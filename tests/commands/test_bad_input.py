@@ -85,6 +85,7 @@ def test_files_that_are_no_text_in_utf8(encode, message, data, tmp_path):
     for command in (["mix"], ["score"], ["import", "messages"], ["show"], ["split", "--part", 1, "--on-error", "skip"]):
         run(*command, file).one_error(3, quoted)
     run("show", stdin=file.read_bytes()).one_error(3, message.format("FILE"))
+    run("merge", file, "-o", tmp_path / "out").one_error(3, quoted.partition(" |")[0])  # it reads no pipe
 
 
 def test_a_byte_order_mark_is_no_fault(data):
