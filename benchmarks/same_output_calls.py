@@ -196,6 +196,7 @@ RECORDS = {
     "train-policy": "finetune -m tiny -o adapter --clip 0.2 --keep-optimizer --max-steps 2 @policy",
     "train-policy-on": "finetune -m tiny -o adapter --init @train-policy/adapter --keep-optimizer "
     "--max-steps 2 @policy",
+    "train-mini-batches": "finetune -m tiny -o adapter --mini-batches 2 --share imitation=0.2 @policy @imitation",
     "train-half": "finetune -m tiny -o adapter --dtype bfloat16 --max-steps 2 @imitation",
     "train-default": "finetune --dtype float32 -m tiny -o adapter @imitation",
     "export-adapter": "export @train/adapter -o adapter.gguf",
