@@ -55,7 +55,7 @@ def _batch(settings: dict) -> str:
     if settings["batch_size"] or settings["shuffle"] == "examples":
         return f"{settings['batch_size'] or EXAMPLES} examples"
     if settings["mini_batches"]:
-        return f"one of {settings['mini_batches']} in an epoch, or of fewer"
+        return f"an epoch in {settings['mini_batches']} updates, or in fewer"
     if settings["batch_trajectories"]:
         return f"{settings['batch_trajectories']} trajectories"
     return f"at least {TRAJECTORIES} trajectories and {EXAMPLES} examples"

@@ -128,8 +128,8 @@ def by_trajectories(
 def by_mini_batches(rows: Sequence[Row], number: int, epochs: float, max_steps: int | None, seed: int) -> Updates:
     """Return updates, `number` of them an epoch, among which the groups of every kind of rows are divided evenly.
 
-    So examples that come beside others come beside them in every update. An epoch has fewer updates where fewer groups
-    have rows of some kind: none is left without them.
+    So examples that come beside others come beside them in every update, if two groups have the same kinds or none in
+    common. An epoch has fewer updates where fewer groups have rows of some kind.
 
     Args:
         epochs, max_steps, seed: As in `by_examples`.

@@ -31,7 +31,7 @@
 #
 # `make ... changed` plays the same agents in the same tasks where the interface has changed (docs/environments/changed.md),
 # in OUT-names, OUT-order and so on. `make ... rl` goes on from STARTS by reinforcement learning (recipes/rl), with the
-# examples that each was trained on at a share of the loss, so that it stays near to where it began.
+# demonstrations and thoughts that each was trained on at a share of the loss, so that it stays near to where it began.
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 .SECONDARY:

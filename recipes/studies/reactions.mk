@@ -33,8 +33,8 @@
 #   sr-exchanged   thoughts from executed outcomes, exchanged among the examples
 #   sr-writer-permuted   thoughts by the same writer, from exchanged outcomes
 #
-# `make ... rl` goes on from STARTS by reinforcement learning (recipes/rl), with the examples that each was trained on at a
-# share of the loss, so that it stays near to where it began.
+# `make ... rl` goes on from STARTS by reinforcement learning (recipes/rl), with the demonstrations and thoughts that each was
+# trained on at a share of the loss, so that it stays near to where it began.
 #
 # The control: so many demonstrations that they show nearly the whole table, so that alternatives tell little more. The
 # arm sr-own should then do as well as sr:
@@ -76,8 +76,7 @@ WRITER_NAMES ?= 5
 WRITER_UPDATES ?= 1320
 STARTS ?= il iwm-extra sr sr-iwm sr-permuted
 ROUNDS ?= 8
-RL_TASKS ?= 16
-RL ?= TASKS=$(RL_TASKS) TRIALS=6 TEMPERATURE=1 UPDATE="--mini-batches 4 --clip 0.2"
+RL ?= TASKS=16 TRIALS=6 TEMPERATURE=1 UPDATE="--mini-batches 4 --clip 0.2"
 
 export OMP_NUM_THREADS ?= 1
 export EEXP_PROMPT_STYLE := $(HERE)reactions.toml
@@ -236,9 +235,9 @@ $(eval $(call elsewhere,think,always))
 
 # How an arm plays: with thoughts where it was trained on them.
 how = $(if $(filter il% iwm% world joint,$1),act,think)
-examples_of = $(if $(filter think,$(call how,$1)),$(OUT)/$(1:%-iwm=%).jsonl )$(OUT)/il.jsonl
+examples_of = $(if $(filter think,$(call how,$1)),$(OUT)/$(patsubst sr-wrong,sr,$(subst -iwm,,$1)).jsonl )$(OUT)/il.jsonl
 # The training split is small: rounds play tasks of the test split that the panel does not have.
 RL_PANEL = $(OUT)/rl-panel.jsonl
 $(RL_PANEL): $(OUT)/expert.jsonl $(OUT)/panel.jsonl
-	eexp panel '$(ENV)' --split test -n $$(($(ROUNDS) * $(RL_TASKS))) $(^:%=--apart-from %) $(Q) -o $@
+	eexp panel '$(ENV)' --split test $(^:%=--apart-from %) $(Q) -o $@
 include $(HERE)further.mk

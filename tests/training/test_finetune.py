@@ -907,7 +907,7 @@ def test_mini_batches_have_their_part_of_every_kind(data, few, tmp_path):
     ]
     run(*args, "--share", "reflection=0.2", "-o", tmp_path / "run").ok()
     assert _run(tmp_path / "run")["updates"] == 2
-    assert "| batch | one of 4 in an epoch, or of fewer |" in (tmp_path / "run" / "README.md").read_text()
+    assert "| batch | an epoch in 4 updates, or in fewer |" in (tmp_path / "run" / "README.md").read_text()
     run(*args, "--batch-size", 2, "-o", tmp_path / "no").one_error(2, "--batch-size and --mini-batches both say")
 
 
