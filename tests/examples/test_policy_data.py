@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from own_episodes import STYLE, episode, weights
@@ -214,7 +217,7 @@ def test_rounds_without_a_signal_leave_the_base_as_it_is(tmp_path):
         shell=True,
         capture_output=True,
         text=True,
-        env=environment(),
+        env=environment(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"),
     )
     assert made.returncode == 0, made.stderr
     assert "round 1: all episodes of every task did equally well" in made.stderr
