@@ -175,6 +175,20 @@ class Bandit(Environment):
         return ["open the red door", "open the blue door"]
 
 
+def reinforced(settings: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Return what `make` of recipes/rl printed, with the `eexp` of this Python."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    made = subprocess.run(
+        f"make -f {ROOT}/recipes/rl/Makefile {settings}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        env=environment(PATH=path, **variables),
+    )
+    assert made.returncode == 0, made.stderr
+    return made
+
+
 @pytest.mark.long
 def test_a_bandit_is_learned(tmp_path, monkeypatch):
     """From an agent that takes either door, by the recipe."""
@@ -197,14 +211,7 @@ def test_a_bandit_is_learned(tmp_path, monkeypatch):
     run("finetune", "-m", "tiny", "-o", tmp_path / "il", *update, il).ok()
     settings = f"ENV={Bandit.spec} INIT={tmp_path}/il OUT={tmp_path}/rl ROUNDS=4"
     settings += " TASKS=8 TRIALS=4 LR=2e-3 ENGINE=--threads\\ 1"
-    made = subprocess.run(
-        f"make -f {ROOT}/recipes/rl/Makefile {settings}",
-        shell=True,
-        capture_output=True,
-        text=True,
-        env=environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}"),
-    )
-    assert made.returncode == 0, made.stderr
+    made = reinforced(settings, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}")
     rates = [statistics.fmean(e["success"] for e in read(tmp_path / "rl" / f"{n}.episodes.jsonl")) for n in range(1, 5)]
     assert 0.15 < rates[0] < 0.55 and rates[-1] > 0.8, rates
     assert made.stdout.count("round ") == 4
@@ -212,13 +219,6 @@ def test_a_bandit_is_learned(tmp_path, monkeypatch):
 
 def test_rounds_without_a_signal_leave_the_base_as_it_is(tmp_path):
     settings = f"ENV=house BASE=tiny OUT={tmp_path}/rl ROUNDS=2 TASKS=1 TRIALS=2"
-    made = subprocess.run(
-        f"make -f {ROOT}/recipes/rl/Makefile {settings} PLAY='--max-steps 1 --think never --threads 1'",
-        shell=True,
-        capture_output=True,
-        text=True,
-        env=environment(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"),
-    )
-    assert made.returncode == 0, made.stderr
+    made = reinforced(f"{settings} PLAY='--max-steps 1 --think never --threads 1'")
     assert "round 1: all episodes of every task did equally well" in made.stderr
     assert (tmp_path / "rl" / "2.gguf").read_bytes() == b"" and made.stdout.count(": 0") == 2
