@@ -2,13 +2,13 @@
 
 In an environment from a world model (`worldmodel:MODEL?env=ENV`, eexp/envs/imagined.py), a model writes what an action
 leads to. The spec marks trajectories, episodes and tasks, and `imagined` marks every observation that a model wrote and
-every example that was made of such a trajectory.
+every example that was made of such a trajectory. Either mark is enough: records are edited, and one may be lost.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from eexp.errors import InputError
 from eexp.records.callbacks import OnError, stop_at_error
@@ -22,22 +22,55 @@ def is_imagined(spec: str) -> bool:
     return bool(_SPEC.match(spec))
 
 
-def imagined_by(trajectory: dict) -> str | None:
-    """Return the fingerprint of the world model that wrote a trajectory's observations; None in a real environment."""
-    if not is_imagined(trajectory.get("env") or ""):
-        return None
-    observed = [*trajectory["steps"], trajectory.get("outcome") or {}]
-    return next((one["imagined"] for one in observed if one.get("imagined")), trajectory["env"])
+def imagined_by(record: dict) -> str | None:
+    """Return the fingerprint of the world model that wrote a record, or a part of it; None in a real environment.
+
+    A mark anywhere in the record counts, whatever its `env` says. Where the spec alone marks it, that is returned.
+    """
+    place_and_mark = next(_marks(record), None)
+    if place_and_mark:
+        return place_and_mark[1]
+    env = record.get("env") or ""
+    return env if is_imagined(env) else None
+
+
+def _marks(record: dict) -> Iterator[tuple[str, str]]:
+    """Yield (JSON path, fingerprint) for every mark in a record: those of its path first, then those beside it."""
+    if mark := record.get("imagined"):
+        yield "$.imagined", mark
+    key = "transcript" if record.get("type") == "episode" else "steps"
+    steps = record.get(key) or []
+    for i, step in enumerate(steps):
+        if mark := step.get("imagined"):
+            yield f"$.{key}[{i}].imagined", mark
+    if mark := (record.get("outcome") or {}).get("imagined"):
+        yield "$.outcome.imagined", mark
+    for i, step in enumerate(steps):
+        for j, alternative in enumerate(step.get("alternatives") or []):
+            place = f"$.{key}[{i}].alternatives[{j}]"
+            if mark := (alternative.get("outcome") or {}).get("imagined"):
+                yield f"{place}.outcome.imagined", mark
+            for k, later in enumerate(alternative.get("then") or []):
+                if mark := later.get("imagined"):
+                    yield f"{place}.then[{k}].imagined", mark
 
 
 def refuse_imagined(record: dict, purpose: str) -> None:
-    """Raise InputError for a trajectory or an episode of an imagined environment.
+    """Raise InputError for a trajectory or an episode of an imagined environment, or with a part of one.
 
     Args:
         purpose: What is read from records, for the message: "success", say.
     """
-    if is_imagined(record["env"]):
-        raise InputError(f"{purpose} of an imagined environment: a model wrote it, and nothing shows it true", "$.env")
+    if imagined_by(record) is not None:
+        place = "$.env" if is_imagined(record["env"]) else next(_marks(record))[0]
+        raise InputError(f"{purpose} of an imagined environment: a model wrote it, and nothing shows it true", place)
+
+
+def refuse_unknown_success(episode: dict) -> None:
+    """Raise InputError for an episode of which it is not known whether it succeeded: all of an imagined environment."""
+    refuse_imagined(episode, "success")
+    if episode["success"] is None:
+        raise InputError("null in a real environment, so neither a success nor a failure", "$.success")
 
 
 def only_real(records: Iterable[dict], purpose: str, on_error: OnError = stop_at_error) -> Iterator[dict]:
@@ -47,9 +80,19 @@ def only_real(records: Iterable[dict], purpose: str, on_error: OnError = stop_at
         purpose: As in `refuse_imagined`.
         on_error: Called with every record of an imagined one.
     """
+    return _not_refused(records, lambda record: refuse_imagined(record, purpose), on_error)
+
+
+def only_judged(episodes: Iterable[dict], on_error: OnError = stop_at_error) -> Iterator[dict]:
+    """Yield the episodes of which it is known whether they succeeded; call `on_error` with every other one."""
+    return _not_refused(episodes, refuse_unknown_success, on_error)
+
+
+def _not_refused(records: Iterable[dict], refuse: Callable[[dict], None], on_error: OnError) -> Iterator[dict]:
+    """Yield the records for which `refuse` does not raise InputError; call `on_error` with the others."""
     for record in records:
         try:
-            refuse_imagined(record, purpose)
+            refuse(record)
         except InputError as e:
             on_error(record, e)
             continue
