@@ -12,6 +12,7 @@ from running import lines, read, run, write
 
 from eexp.acting.accuracy import Accuracy, accuracy
 from eexp.acting.by_hand import play_by_hand
+from eexp.acting.recall import Memory
 from eexp.acting.rollout import rollout
 from eexp.envs import open_env, unsafe_in_records, without_wrappers
 from eexp.envs.imagined import Imagination, ImaginedWorld, RecordedBeginnings, WorldModelFailed
@@ -24,7 +25,7 @@ from eexp.examples.settings import WorldModelSettings
 from eexp.examples.world_model import world_model_data
 from eexp.models.base import Draw, Model, PlaySettings, Sample, Samples
 from eexp.prompts import PromptStyle, get_style, style_from_dict
-from eexp.records.imagination import is_imagined
+from eexp.records.imagination import imagined_by, is_imagined, refuse_imagined
 from eexp.records.outcomes import finishes
 from eexp.records.types import check
 from eexp.workers.jobs import InProcess
@@ -200,12 +201,103 @@ def test_what_needs_the_truth_refuses_imagined_records(files, command, words):
 def test_an_imagined_record_is_shown_and_counted_as_one(files):
     shown = run("show", files["episode"]).ok().out.decode()
     assert "imagined, score None" in shown and "failure" not in shown
-    assert "success" not in run("stats", "--json", files["episode"]).ok().records[0].get("shares", {})
+    for name in ("trajectory", "episode"):
+        (row,) = run("stats", "--json", files[name]).ok().records
+        assert (row["imagined"], row["success"]) == (1, None)
+        assert run("show", "--summary", files[name]).ok().out.decode().splitlines()[0].endswith("; imagined: 1")
+    tree = run("show", "--tree", files["trajectory"]).ok().out.decode()
+    assert "imagined by sha256:recalled" in tree and tree.splitlines()[-1].strip() == "imagined"
     assert not finishes({"done": True, "score": None, "imagined": "sha256:1"}) and finishes({"done": True})
     own = run("import", "episodes", "--no-replay", files["episode"]).ok().records
     assert own[0]["outcome"]["success"] is None and own[0]["env"] == SPEC
     run("import", "messages", "--env", SPEC, files["real"]).one_error(2, "shows nothing of a record")
     run("expert", SPEC, "-n", 1).one_error(2, "has no expert")
+
+
+def test_files_are_said_to_be_imagined_in_part(files):
+    both = [files["real"], files["trajectory"]]
+    (row,) = run("stats", "--json", *both).ok().records
+    assert (row["count"], row["imagined"], row["success"]) == (2, 1, 1.0)
+    head, cells, _ = run("stats", *both).ok().out.decode().splitlines()
+    assert head.split()[-2:] == ["imagined", "duplicates"] and cells.split()[-2:] == ["1", "0"]
+    assert "imagined" not in run("stats", files["real"]).ok().out.decode()
+    assert "; imagined: 1" in run("show", "--summary", *both).ok().out.decode()
+    assert "imagined" not in run("show", "--summary", files["real"]).ok().out.decode()
+    card = run("card", "-o", "-", *both).ok().out.decode()
+    assert "| trajectory | `sha256:recalled` | 1 |" in card
+    assert "## Imagined" not in run("card", "-o", "-", files["real"]).ok().out.decode()
+
+
+@pytest.fixture
+def edited(files, tmp_path) -> dict[str, str]:
+    """The imagined trajectory and episode, as records that claim to be of the real environment."""
+    turn = {"imagined": "sha256:recalled"}
+    records = {name: {**read(files[name])[0], "env": "house", "id": name} for name in ("trajectory", "episode")}
+    first, *others = records["episode"]["transcript"]
+    records["episode"]["transcript"] = [first, *({**one, **turn} for one in others)]
+    return {name: str(write(tmp_path / f"edited-{name}", [record])) for name, record in records.items()}
+
+
+def test_an_edit_of_the_environment_leaves_the_mark(edited):
+    """Examples keep the mark, and what needs the truth refuses the records: their observations say who wrote them."""
+    for stage in ("imitation-data", "world-model-data"):
+        examples = run(stage, edited["trajectory"]).ok().records
+        assert examples and all(e["imagined"] == "sha256:recalled" for e in examples), stage
+    run("recover", edited["trajectory"]).one_error(3, "$.steps[1].imagined: a refusal of an imagined environment")
+    run("preference-data", edited["trajectory"]).one_error(3, "$.steps[1].imagined: what did worse of an imagined")
+    run("compare", edited["episode"]).one_error(3, "$.transcript[1].imagined: success of an imagined environment")
+    assert run("stats", "--json", edited["trajectory"]).ok().records[0]["imagined"] == 1
+    own = run("import", "episodes", "--no-replay", edited["episode"]).ok().records[0]
+    assert [step.get("imagined") for step in own["steps"]][:2] == [None, "sha256:recalled"]
+    assert own["outcome"]["imagined"] == "sha256:recalled"
+
+
+def test_one_imagined_alternative_marks_a_trajectory(recorded):
+    step = recorded[0]["steps"][0]
+    outcome = {**step["alternatives"][0]["outcome"], "imagined": "sha256:other"}
+    trajectory = {**recorded[0], "steps": [{**step, "alternatives": [{**step["alternatives"][0], "outcome": outcome}]}]}
+    assert imagined_by(trajectory) == "sha256:other" and imagined_by(recorded[0]) is None
+    later = {"action": "look", **outcome}
+    followed = {**step["alternatives"][0], "then": [later]}
+    assert imagined_by({**recorded[0], "steps": [{**step, "alternatives": [followed]}]}) == "sha256:other"
+    with pytest.raises(InputError, match=r"\$\.steps\[0\]\.alternatives\[0\]\.outcome\.imagined: a refusal of an"):
+        refuse_imagined(trajectory, "a refusal")
+
+
+def test_what_recalls_imagined_episodes_says_so(files):
+    played_with = ["eval", "house", "-m", "random", "-n", 1, "--max-steps", 1, "--recall"]
+    result = run(*played_with, files["episode"]).ok()
+    assert "1 of 1 episodes to recall are imagined" in result.err
+    assert result.records[0]["recalled_imagined"] == result.records[0]["recalled"] == [read(files["episode"])[0]["id"]]
+    check(result.records[0], "episode")
+    real = run(*played_with, files["real"]).ok()
+    assert real.records[0]["recalled"] and "recalled_imagined" not in real.records[0] and "imagined" not in real.err
+    examples = run("imitation-data", "--recall", files["trajectory"], files["real"]).ok()
+    assert "1 of 1 episodes to recall are imagined" in examples.err
+    assert all("imagined" not in e for e in examples.records), "an episode of the task itself is not recalled"
+
+
+def test_examples_that_show_imagined_episodes_are_marked(recorded):
+    other = played(imagined(recorded), recorded[1])
+    for past, mark in ((other, "sha256:recalled"), (recorded[1], None)):
+        examples = list(imitation_data(iter(recorded[:1]), REACT, memory=Memory([past])))
+        assert past["instruction"] in examples[0]["prompt"][1]["content"]
+        assert {e.get("imagined") for e in examples} == {mark}
+
+
+def test_a_training_run_says_that_its_examples_are_imagined(files, recorded, tmp_path):
+    imagined_file, real_file = (
+        write(tmp_path / name, imitation_data(iter(trajectories), REACT))
+        for name, trajectories in (("imagined", read(files["trajectory"])), ("real-examples", recorded[1:2]))
+    )
+    number, total = len(read(imagined_file)), len(read(imagined_file)) + len(read(real_file))
+    trained = run("finetune", "-m", "tiny", "--max-steps", 1, "-o", tmp_path / "run", imagined_file, real_file).ok()
+    assert f"{number} of {total} examples are imagined (a world model wrote their observations)" in trained.err
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"| examples | {total} ({total} imitation), {number} of them imagined (a world model wrote" in card
+    assert json.loads((tmp_path / "run" / "eexp.json").read_text())["data"]["imagined"] == number
+    shown = run("finetune", "-m", "tiny", "--max-steps", 1, "-o", tmp_path / "dry", "--dry-run", imagined_file).ok()
+    assert f"{number} of {number} examples are imagined" in shown.out.decode()
 
 
 def test_an_untrained_model_is_no_world_model():
