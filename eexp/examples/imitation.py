@@ -40,8 +40,7 @@ def imitation_data(
         recalled: list[dict] = []
         if memory and steps:
             recalled = memory.recall(t["task"], t["instruction"], steps[0]["observation"], settings.recall_count)
-        marks = filter(None, map(imagined_by, recalled))  # of the trajectory itself, `example` knows
-        mark = {"imagined": world_model} if (world_model := next(marks, None)) else {}
+        imagined = next(filter(None, map(imagined_by, [t, *recalled])), None)
         past = [(words, _steps(turns, settings.thoughts)) for words, turns in shown(recalled)]
         dialogue.start(t["instruction"], recalled=past)
         for i, step in enumerate(steps):
@@ -58,7 +57,7 @@ def imitation_data(
                     label,
                     **style.tools_field(tools_at(t, i)),
                     spans=answer.spans,
-                    **mark,
+                    imagined=imagined,
                 )
             dialogue.add(step)
 

@@ -14,7 +14,7 @@ from eexp.examples.duplicates import HeldOut, digest
 from eexp.prompts.tool_calls import text_of_message
 from eexp.records.imagination import imagined_by
 from eexp.records.outcomes import Shares
-from eexp.records.record import answers_of, canonical, succeeded
+from eexp.records.record import answers_of, canonical, is_judged, succeeded
 from eexp.system.terminal import align
 
 #: The lengths that are measured, in this order; records of a type have some of them.
@@ -127,7 +127,7 @@ class Statistics:
         group.add_lengths(steps=len(record["steps"]))
         group.tasks.add("/".join(key_of(record)))
         group.alternatives.add(record)
-        if record.get("outcome") and imagined_by(record) is None:
+        if record.get("outcome") and is_judged(record["outcome"]) and imagined_by(record) is None:
             group.add_share("success", succeeded(record["outcome"]), 1)
         return key_of(record), tuple(canonical(step["action"]) for step in record["steps"])
 

@@ -27,32 +27,46 @@ def imagined_by(record: dict) -> str | None:
 
     A mark anywhere in the record counts, whatever its `env` says. Where the spec alone marks it, that is returned.
     """
-    place_and_mark = next(_marks(record), None)
-    if place_and_mark:
-        return place_and_mark[1]
-    env = record.get("env") or ""
-    return env if is_imagined(env) else None
+    for _, mark in _marks(record):
+        return mark
+    return record["env"] if _has_imagined_env(record) else None
+
+
+def _has_imagined_env(record: dict) -> bool:
+    """Return whether the spec of a record marks it. In an example, `env` would be a key of somebody else's."""
+    return record.get("type", "trajectory") in ("trajectory", "episode", "task") and is_imagined(
+        record.get("env") or ""
+    )
 
 
 def _marks(record: dict) -> Iterator[tuple[str, str]]:
-    """Yield (JSON path, fingerprint) for every mark in a record: those of its path first, then those beside it."""
-    if mark := record.get("imagined"):
+    """Yield (JSON path, fingerprint) for every mark in a record: those of its path first, then those beside it.
+
+    Only keys that the record's type has are read; any other may hold anything.
+    """
+    if isinstance(mark := record.get("imagined"), str) and mark:
         yield "$.imagined", mark
-    key = "transcript" if record.get("type") == "episode" else "steps"
-    steps = record.get(key) or []
-    for i, step in enumerate(steps):
-        if mark := step.get("imagined"):
-            yield f"$.{key}[{i}].imagined", mark
-    if mark := (record.get("outcome") or {}).get("imagined"):
-        yield "$.outcome.imagined", mark
-    for i, step in enumerate(steps):
-        for j, alternative in enumerate(step.get("alternatives") or []):
-            place = f"$.{key}[{i}].alternatives[{j}]"
-            if mark := (alternative.get("outcome") or {}).get("imagined"):
-                yield f"{place}.outcome.imagined", mark
-            for k, later in enumerate(alternative.get("then") or []):
-                if mark := later.get("imagined"):
-                    yield f"{place}.then[{k}].imagined", mark
+    kind = record.get("type", "trajectory")
+    if kind == "episode":
+        yield from _marks_of(record.get("transcript"), "$.transcript")
+    elif kind == "trajectory":
+        steps = record.get("steps") or []
+        yield from _marks_of(steps, "$.steps")
+        if mark := (record.get("outcome") or {}).get("imagined"):
+            yield "$.outcome.imagined", mark
+        for i, step in enumerate(steps):
+            for j, alternative in enumerate(step.get("alternatives") or []):
+                if (outcome := alternative.get("outcome")) and (mark := outcome.get("imagined")):
+                    yield f"$.steps[{i}].alternatives[{j}].outcome.imagined", mark
+                if then := alternative.get("then"):
+                    yield from _marks_of(then, f"$.steps[{i}].alternatives[{j}].then")
+
+
+def _marks_of(states: list[dict] | None, place: str) -> Iterator[tuple[str, str]]:
+    """Yield (JSON path, fingerprint) for the marks of states, such as steps or turns, that stand in `place`."""
+    for i, state in enumerate(states or []):
+        if mark := state.get("imagined"):
+            yield f"{place}[{i}].imagined", mark
 
 
 def refuse_imagined(record: dict, purpose: str) -> None:
@@ -62,7 +76,7 @@ def refuse_imagined(record: dict, purpose: str) -> None:
         purpose: What is read from records, for the message: "success", say.
     """
     if imagined_by(record) is not None:
-        place = "$.env" if is_imagined(record["env"]) else next(_marks(record))[0]
+        place = "$.env" if _has_imagined_env(record) else next(_marks(record))[0]
         raise InputError(f"{purpose} of an imagined environment: a model wrote it, and nothing shows it true", place)
 
 

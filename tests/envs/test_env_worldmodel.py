@@ -21,6 +21,7 @@ from eexp.envs.spec_files import named_files
 from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
 from eexp.examples.imitation import imitation_data
+from eexp.examples.reflection.search import ExecutedOutcomes
 from eexp.examples.settings import WorldModelSettings
 from eexp.examples.world_model import world_model_data
 from eexp.models.base import Draw, Model, PlaySettings, Sample, Samples
@@ -28,6 +29,7 @@ from eexp.prompts import PromptStyle, get_style, style_from_dict
 from eexp.records.imagination import imagined_by, is_imagined, refuse_imagined
 from eexp.records.outcomes import finishes
 from eexp.records.types import check
+from eexp.viewer.facets import facets_of
 from eexp.workers.jobs import InProcess
 
 SPEC = "worldmodel:tiny?env=house"
@@ -247,6 +249,9 @@ def test_an_edit_of_the_environment_leaves_the_mark(edited):
     run("preference-data", edited["trajectory"]).one_error(3, "$.steps[1].imagined: what did worse of an imagined")
     run("compare", edited["episode"]).one_error(3, "$.transcript[1].imagined: success of an imagined environment")
     assert run("stats", "--json", edited["trajectory"]).ok().records[0]["imagined"] == 1
+    (trajectory,) = read(edited["trajectory"])
+    del trajectory["outcome"]["imagined"]
+    assert ("success", "unknown") in set(facets_of(trajectory))
     own = run("import", "episodes", "--no-replay", edited["episode"]).ok().records[0]
     assert [step.get("imagined") for step in own["steps"]][:2] == [None, "sha256:recalled"]
     assert own["outcome"]["imagined"] == "sha256:recalled"
@@ -260,8 +265,63 @@ def test_one_imagined_alternative_marks_a_trajectory(recorded):
     later = {"action": "look", **outcome}
     followed = {**step["alternatives"][0], "then": [later]}
     assert imagined_by({**recorded[0], "steps": [{**step, "alternatives": [followed]}]}) == "sha256:other"
+    pair = {"type": "preference", "id": "p", "imagined": "sha256:other"}
+    assert imagined_by(pair) == "sha256:other"
     with pytest.raises(InputError, match=r"\$\.steps\[0\]\.alternatives\[0\]\.outcome\.imagined: a refusal of an"):
         refuse_imagined(trajectory, "a refusal")
+
+
+@pytest.mark.parametrize("value", [True, 7, "worldmodel:m?env=house", ["x"], {"imagined": 1}, [7], [{"imagined": 1}]])
+def test_keys_of_other_programs_are_no_marks(value, data, tmp_path):
+    """A record may hold any key that its type does not have, with any value."""
+    keys = ("env", "steps", "outcome", "transcript", "alternatives", "then", "recalled")
+    example = {**read(data["imitation"])[0], **dict.fromkeys(keys, value)}
+    episode = read(data["episodes"])[0]
+    episode |= dict.fromkeys(("outcome", "alternatives"), value)
+    episode["transcript"] = [
+        {**turn, **dict.fromkeys(("alternatives", "then", "outcome"), value)} for turn in episode["transcript"]
+    ]
+    trajectory = {**read(data["rollout"])[0], "transcript": value}
+    for record in (example, episode, trajectory):
+        assert imagined_by(record) is None
+    file = write(tmp_path / "records", [example, episode, trajectory])
+    assert [row["imagined"] for row in run("stats", "--json", file).ok().records] == [0, 0, 0]
+
+
+def test_thoughts_look_ahead_over_real_outcomes_alone(recorded, files):
+    """What a world model wrote is no reason for a thought about the real environment."""
+    alone = run("reflect", "--rationale", "search", files["real"]).ok().records
+    stripped = [{**t, "steps": [{**step, "alternatives": []} for step in t["steps"]]} for t in recorded[:1]]
+    claims = read(files["trajectory"])[0]
+    for step, before in zip(claims["steps"], recorded[0]["steps"]):
+        step["observation"] = before["observation"]
+        step["alternatives"] = [
+            {"action": a["action"], "source": "policy", "outcome": {**a["outcome"], "imagined": "sha256:recalled"}}
+            for a in before["alternatives"]
+        ]
+    outcomes = [ExecutedOutcomes(trajectories) for trajectories in (stripped, [*stripped, claims])]
+    for step in recorded[0]["steps"]:
+        assert outcomes[0].of(step["observation"]) == outcomes[1].of(step["observation"])
+    both = run("reflect", "--rationale", "search", files["real"], files["trajectory"]).ok().records
+    assert [e["completion"] for e in both if "imagined" not in e] == [e["completion"] for e in alone]
+
+
+@pytest.mark.parametrize("format", ["atif", "verifiers", "inspect"])
+@pytest.mark.parametrize("name", ["trajectory", "episode"])
+def test_logs_keep_the_mark(format, name, files, edited, tmp_path):
+    """A log that comes back without a replay is of no environment, and still imagined; so is one of a single turn."""
+    short = read(files[name])[0]
+    key = "steps" if name == "trajectory" else "transcript"
+    short[key] = short[key][:1]
+    for record in (read(files[name])[0], read(edited[name])[0], *([short] * (name == "episode"))):
+        log = tmp_path / "log"
+        log.write_bytes(run("export-log", "--format", format, stdin=lines([record])).ok().out)
+        assert b'"success":0' not in log.read_bytes() and b'"success":false' not in log.read_bytes()
+        (back,) = run("import", format, log).ok().records
+        assert back["env"] == format and imagined_by(back) in ("sha256:recalled", SPEC)
+        examples = run("imitation-data", stdin=lines([back])).ok().records
+        assert examples and all(e["imagined"] in ("sha256:recalled", SPEC) for e in examples)
+        assert run("stats", "--json", stdin=lines([back])).ok().records[0]["success"] is None
 
 
 def test_what_recalls_imagined_episodes_says_so(files):
@@ -296,6 +356,9 @@ def test_a_training_run_says_that_its_examples_are_imagined(files, recorded, tmp
     card = (tmp_path / "run" / "README.md").read_text()
     assert f"| examples | {total} ({total} imitation), {number} of them imagined (a world model wrote" in card
     assert json.loads((tmp_path / "run" / "eexp.json").read_text())["data"]["imagined"] == number
+    episodes = tmp_path / "run.episodes.jsonl"
+    run("eval", "house", "-m", "random", "-n", 2, "--max-steps", 1, "-q", "-o", episodes).ok()
+    assert b"imitation, some or all imagined" in run("report", episodes, "-q", "-o", "-").ok().out
     shown = run("finetune", "-m", "tiny", "--max-steps", 1, "-o", tmp_path / "dry", "--dry-run", imagined_file).ok()
     assert f"{number} of {number} examples are imagined" in shown.out.decode()
 
