@@ -249,6 +249,9 @@ def test_an_edit_of_the_environment_leaves_the_mark(edited):
     run("preference-data", edited["trajectory"]).one_error(3, "$.steps[1].imagined: what did worse of an imagined")
     run("compare", edited["episode"]).one_error(3, "$.transcript[1].imagined: success of an imagined environment")
     assert run("stats", "--json", edited["trajectory"]).ok().records[0]["imagined"] == 1
+    spec = f"worldmodel:tiny?beginnings={edited['trajectory']}"
+    refused = f"{edited['trajectory']}: trajectory: $.steps[1].imagined: a beginning of an imagined"
+    run("eval", spec, "-m", "random").one_error(3, refused)
     (trajectory,) = read(edited["trajectory"])
     del trajectory["outcome"]["imagined"]
     assert ("success", "unknown") in set(facets_of(trajectory))
