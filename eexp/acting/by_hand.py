@@ -33,6 +33,7 @@ def play_by_hand(env: Environment, task: dict, read: Callable[[], str], show: Ca
             listed = env.admissible()
             tools = offered(observation) if steps else {}
             state = {"observation": observation.text, "action": action, "admissible": listed, "thought": None, **tools}
+            state |= {} if observation.imagined is None else {"imagined": observation.imagined}
             steps.append(state)
             observation = env.step(action)
             _show_observation(observation, show)

@@ -24,7 +24,7 @@ from eexp.formats.conversations import Conversation, Format, GraphBranch, read_c
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
 from eexp.formats.names import ALL, ARGUMENT, WHOLE
 from eexp.records.callbacks import Count, OnError, Skip, add_counts, no_count, skip_none, stop_at_error
-from eexp.records.imagination import only_real
+from eexp.records.imagination import only_judged, only_real
 from eexp.records.record import seed_of
 from eexp.records.types import check_tools
 from eexp.workers.jobs import Runner, job_of, results
@@ -177,8 +177,9 @@ def import_episodes(
 
 def _judged(episodes: Iterator[dict], selector: Selector, on_error: OnError) -> Iterator[dict]:
     """Return the episodes; where they are chosen by success or score, only those that have one."""
-    chosen_by_end = selector.selection.success or selector.selection.min_score is not None
-    return only_real(episodes, "success", on_error) if chosen_by_end else episodes
+    if selector.selection.success:
+        return only_judged(episodes, on_error)
+    return episodes if selector.selection.min_score is None else only_real(episodes, "a score", on_error)
 
 
 def from_episode(trajectory: dict, episode: dict) -> dict:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 
-from eexp.acting.recall import Memory, shown
+from eexp.acting.recall import Memory, imagined_ids, shown
 from eexp.acting.settings import EvalSettings
 from eexp.envs.base import Environment, Observation
 from eexp.errors import InputError, NoRoom, PromptTooLong
@@ -182,6 +182,7 @@ class PlayedEpisode:
             "instruction": self.instruction,
             **({} if self.tools is None else {"tools": self.tools}),
             **({"recalled": [record["id"] for record in self.recalled]} if self.recalled else {}),
+            **({"recalled_imagined": imagined} if (imagined := imagined_ids(self.recalled)) else {}),
             "transcript": transcript,
             "final": last.text,
         }

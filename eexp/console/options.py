@@ -494,8 +494,11 @@ def policy(help: str, max_tokens: Option, *more: Option) -> Callable[[Command], 
     return decorate
 
 
-def open_memory(file: str | None) -> Memory | None:
+def open_memory(file: str | None, note: Callable[[str], None]) -> Memory | None:
     """Return the past episodes of the file that `--recall` names, or None for none.
+
+    Args:
+        note: Called with a remark where some of them are imagined.
 
     Raises:
         click.UsageError: `--recall-count` is given without a file.
@@ -504,4 +507,7 @@ def open_memory(file: str | None) -> Memory | None:
 
     if file is None and is_given("recall_count"):
         raise click.UsageError("--recall-count says how many; --recall FILE of what")
-    return memory_of(file)
+    memory = memory_of(file)
+    if memory and memory.n_imagined:
+        note(f"--recall {file}: {memory.n_imagined:,} of {len(memory):,} episodes to recall are imagined")
+    return memory

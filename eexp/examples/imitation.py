@@ -10,6 +10,7 @@ from eexp.examples.settings import ImitationSettings
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Dialogue
 from eexp.records.callbacks import OnError, stop_at_error
+from eexp.records.imagination import imagined_by
 from eexp.records.record import example, is_only_shown, tools_at
 
 
@@ -39,6 +40,7 @@ def imitation_data(
         recalled: list[dict] = []
         if memory and steps:
             recalled = memory.recall(t["task"], t["instruction"], steps[0]["observation"], settings.recall_count)
+        imagined = next(filter(None, map(imagined_by, [t, *recalled])), None)
         past = [(words, _steps(turns, settings.thoughts)) for words, turns in shown(recalled)]
         dialogue.start(t["instruction"], recalled=past)
         for i, step in enumerate(steps):
@@ -55,6 +57,7 @@ def imitation_data(
                     label,
                     **style.tools_field(tools_at(t, i)),
                     spans=answer.spans,
+                    imagined=imagined,
                 )
             dialogue.add(step)
 

@@ -10,7 +10,7 @@ from eexp.examples.settings import PolicySettings
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Answer, Dialogue
 from eexp.records.callbacks import Count, OnError, no_count, stop_at_error
-from eexp.records.imagination import only_real
+from eexp.records.imagination import only_judged, only_real
 from eexp.records.record import example, succeeded
 
 ALIKE = "episode[s] of tasks whose episodes all did equally well"
@@ -49,7 +49,8 @@ def policy_data(
     settings = settings or PolicySettings()
     tasks: dict[str, list[dict]] = {}
     ids: set[str] = set()
-    for episode in only_real(episodes, "success", on_error):
+    by_success = settings.reward == "success"
+    for episode in only_judged(episodes, on_error) if by_success else only_real(episodes, "success", on_error):
         try:
             _check(episode, style)
             if settings.turn_rewards:

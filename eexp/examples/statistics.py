@@ -12,8 +12,9 @@ from statistics import median
 from eexp.evidence.panels import key_of
 from eexp.examples.duplicates import HeldOut, digest
 from eexp.prompts.tool_calls import text_of_message
+from eexp.records.imagination import imagined_by
 from eexp.records.outcomes import Shares
-from eexp.records.record import answers_of, canonical, succeeded
+from eexp.records.record import answers_of, canonical, is_judged, succeeded
 from eexp.system.terminal import align
 
 #: The lengths that are measured, in this order; records of a type have some of them.
@@ -103,6 +104,7 @@ class Statistics:
         group.contents.add(content)
         if self._apart is not None:
             group.counts["leaks"] += record in self._apart
+        group.counts["imagined"] += imagined_by(record) is not None
         group.counts["records"] += 1
 
     def _add_example(self, record: dict, group: Group) -> object:
@@ -125,7 +127,7 @@ class Statistics:
         group.add_lengths(steps=len(record["steps"]))
         group.tasks.add("/".join(key_of(record)))
         group.alternatives.add(record)
-        if record.get("outcome") and not record["outcome"].get("imagined"):
+        if record.get("outcome") and is_judged(record["outcome"]) and imagined_by(record) is None:
             group.add_share("success", succeeded(record["outcome"]), 1)
         return key_of(record), tuple(canonical(step["action"]) for step in record["steps"])
 
@@ -162,6 +164,7 @@ def _row(name: str, group: Group, leaks: bool) -> dict:
         "tasks": len(group.tasks),
         **lengths,
         **shares,
+        "imagined": counts["imagined"],
         "duplicates": counts["duplicates"],
         "leaks": counts["leaks"] if leaks else None,
     }
@@ -179,6 +182,8 @@ def table(rows: Sequence[dict], unit: str = "characters") -> str:
     columns += [
         (name, partial(_share, name)) for name in ("valid", "success") if any(row[name] is not None for row in rows)
     ]
+    if any(row["imagined"] for row in rows):
+        columns.append(("imagined", lambda row: f"{row['imagined']:,}"))
     columns.append(("duplicates", lambda row: f"{row['duplicates']:,}"))
     if any(row["leaks"] is not None for row in rows):
         columns.append(("leaks", lambda row: f"{row['leaks']:,}"))

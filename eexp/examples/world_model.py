@@ -15,6 +15,7 @@ from eexp.models.scoring import score_request
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Dialogue
 from eexp.records.callbacks import Count, OnError, Skip, no_count, skip_none, stop_at_error
+from eexp.records.imagination import imagined_by
 from eexp.records.outcomes import transition_of
 from eexp.records.record import alternatives_of, example, example_id, seed_of, tools_at
 
@@ -114,6 +115,7 @@ def _examples_of(
     """Yield the examples of transitions of a trajectory, which are in the order of its steps."""
     dialogue, label = Dialogue(style).start(t["instruction"]), style.label
     at = 0
+    imagined = imagined_by(t)
     weight = settings.unknown_weight if settings.predictable == "environment" else 1.0
     for transition in transitions:
         for step in t["steps"][at : transition.i]:
@@ -134,6 +136,7 @@ def _examples_of(
             spans=answer.spans,
             transition=transition_of(step["observation"], transition.outcome),
             target=target.kind,
+            imagined=imagined,
         )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from eexp.errors import InputError
 from eexp.formats.conversations import Conversation
+from eexp.records.imagination import imagined_by
 from eexp.records.record import canonical, seed_of, succeeded
 
 #: The keys of an episode that a trajectory holds in another form; all others are kept as its `source`.
@@ -66,6 +67,7 @@ def trajectory_of(episode: dict, record_id: str, env: str | None = None) -> dict
             "score": conversation.score,
             "valid": last_turn.get("valid", True),
             "success": episode["success"],
+            **({} if (world_model := imagined_by(episode)) is None else {"imagined": world_model}),
         }
     return {
         "type": "trajectory",
@@ -75,7 +77,7 @@ def trajectory_of(episode: dict, record_id: str, env: str | None = None) -> dict
         "instruction": conversation.instruction,
         **({} if episode.get("tools") is None else {"tools": episode["tools"]}),
         "steps": [
-            step if turn.get("tools") is None else {**step, "tools": turn["tools"]}
+            step | {key: turn[key] for key in ("tools", "imagined") if turn.get(key) is not None}
             for step, turn in zip(conversation.steps, episode["transcript"])
         ],
         "outcome": outcome,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
-from eexp.records.record import canonical, expert_outcome, succeeded
+from eexp.records.record import canonical, expert_outcome, is_judged, succeeded
 
 TRANSITIONS = ("invalid", "unchanged", "done", "changed")  # the kinds of transition, as `Example.transition` names them
 
@@ -41,7 +41,7 @@ def finishes(outcome: dict) -> bool:
     That is a success (`records.succeeded`); where neither `success` nor a score says anything, the end of the episode,
     unless a world model has imagined it.
     """
-    if outcome.get("success") is None and outcome.get("score") is None:
+    if not is_judged(outcome):
         return bool(outcome.get("done")) and not outcome.get("imagined")
     return succeeded(outcome)
 
@@ -183,8 +183,7 @@ def with_failures_counted(trajectories: Iterator[dict], count: Callable[[str, in
     """
     for trajectory in trajectories:
         outcome = trajectory.get("outcome") or {}
-        known = any(outcome.get(key) is not None for key in ("success", "score"))
-        count("trajector[y|ies] that did not succeed", int(known and not succeeded(outcome)))
+        count("trajector[y|ies] that did not succeed", int(is_judged(outcome) and not succeeded(outcome)))
         yield trajectory
 
 

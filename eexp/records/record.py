@@ -67,6 +67,11 @@ def succeeded(outcome: dict | None) -> bool:
     return outcome.get("score") == 1.0 if success is None else success
 
 
+def is_judged(outcome: dict) -> bool:
+    """Return whether an outcome, or an episode, says anything of success: it has a judgement or a score."""
+    return any(outcome.get(key) is not None for key in ("success", "score"))
+
+
 def expert_outcome(trajectory: dict, i: int) -> dict | None:
     """Return the outcome of the expert's action at step `i`; None where it is not known.
 
@@ -140,10 +145,12 @@ def example(
         name: As in `example_id`.
         kind: The kind of the example, such as "imitation".
         tools: The functions that the prompt shows; None leaves the field out.
-        more: Further fields, in place of those that do not apply.
+        more: Further fields, in place of those that do not apply. `imagined` is that of the trajectory (`imagined_by`)
+            where it is not given; None leaves it out.
     """
     from eexp.records.imagination import imagined_by
 
+    imagined = more.pop("imagined") if "imagined" in more else imagined_by(trajectory)
     return {
         "type": "example",
         "kind": kind,
@@ -156,7 +163,7 @@ def example(
         "prompt_style": prompt_style,
         **_NOT_APPLICABLE,
         **more,
-        **({} if (world_model := imagined_by(trajectory)) is None else {"imagined": world_model}),
+        **({} if imagined is None else {"imagined": imagined}),
         "lineage": trajectory.get("lineage", []),
     }
 

@@ -229,7 +229,7 @@ class Example(Struct, kw_only=True):
     prompt_style: _PromptStyle = None
     imagined: Annotated[
         Optional[str],
-        _note("fingerprint of the world model in which its trajectory was recorded; absent in a real environment"),
+        _note("fingerprint of the world model that wrote observations of its trajectory or its prompt; else absent"),
     ] = None
     lineage: _Lineage = []
 
@@ -301,6 +301,9 @@ class Episode(Struct, kw_only=True):
     tools: Annotated[Optional[list[Tool]], _note("the functions that the environment offered at the beginning")] = None
     recalled: Annotated[
         Optional[list[str]], _note("ids of past episodes that were shown before (`eexp eval --recall FILE`)")
+    ] = None
+    recalled_imagined: Annotated[
+        Optional[list[str]], _note("those of `recalled` that are of an imagined environment; absent where none is")
     ] = None
     transcript: list[Turn] = []
     final: Annotated[Optional[str], _note("the last observation")] = None

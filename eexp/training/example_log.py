@@ -1,4 +1,4 @@
-"""A log of the examples of a training run: their fingerprint, kinds, prompt style, trajectories and lineages."""
+"""A log of the examples of a training run: their fingerprint, kinds, marks, prompt style, trajectories, lineages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 import orjson
 
 from eexp.errors import InputError
+from eexp.records.imagination import imagined_by
 from eexp.training.job import ExampleSource
 
 
@@ -25,6 +26,7 @@ class ExampleLog:
         self._excluded_groups = excluded_groups
         self._digest = hashlib.sha256()
         self._kinds: dict[str, int] = {}
+        self._n_imagined = 0
         self._groups: set[str] = set()
         self._lineages: dict[tuple[str, ...], None] = {}
 
@@ -60,12 +62,14 @@ class ExampleLog:
                 )
             )
             self._kinds[_kind(example)] = self._kinds.get(_kind(example), 0) + 1
+            self._n_imagined += imagined_by(example) is not None
             self._lineages[tuple(example.get("lineage", []))] = None
             yield example
 
     def discount(self, example: dict) -> None:
         """Take an example that has been read out of the counts, since it cannot be used."""
         self._kinds[_kind(example)] -= 1
+        self._n_imagined -= imagined_by(example) is not None
 
     def for_validation(self) -> ExampleLog:
         """Return a log for the examples to validate with, once those to train on have been read."""
@@ -77,9 +81,10 @@ class ExampleLog:
         return self._digest.hexdigest()
 
     def counts(self) -> dict:
-        """Return the fingerprint, the number of examples, and that of each kind."""
+        """Return the fingerprint, the number of examples, that of each kind and, if there are any, of imagined ones."""
         kinds = {kind: n for kind, n in self._kinds.items() if n}
-        return {"sha256": self.sha256, "examples": sum(kinds.values()), "kinds": kinds}
+        imagined = {"imagined": self._n_imagined} if self._n_imagined else {}
+        return {"sha256": self.sha256, "examples": sum(kinds.values()), "kinds": kinds, **imagined}
 
     def lineages(self, most: int) -> list[list[str]]:
         """Return the first `most` distinct lineages."""

@@ -89,6 +89,7 @@ def finetune(
         warnings = (
             memory.shortage_warning(memory.estimate_job(job), settings.tokens_per_batch),
             job.budget_warning(),
+            job.imagined_warning(),
             experts_warning(job.model),
         )
         for warning in filter(None, warnings):
@@ -110,7 +111,7 @@ def preview(
     """
     job = plan_job(ExampleSource(examples, on_error), settings, validation, style)
     description = describe(job.tokenizer, job.rows, job.run, memory.estimate_job(job))
-    return "\n".join(filter(None, (job.budget_warning(), description)))
+    return "\n".join(filter(None, (job.budget_warning(), job.imagined_warning(), description)))
 
 
 def _train(

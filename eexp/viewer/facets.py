@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from eexp.records.imagination import imagined_by
 from eexp.records.outcomes import OUTCOMES, finishes, marks_of
 
 #: The groups of filters, in the order in which they are shown, with their names.
@@ -50,7 +51,7 @@ def facets_of(record: dict) -> Iterator[tuple[str, str]]:
                 if alternative.get("pool"):
                     yield "pool", alternative["pool"]
         if record.get("outcome"):
-            is_known = not record["outcome"].get("imagined")
+            is_known = imagined_by(record) is None
             yield "success", "unknown" if not is_known else "yes" if finishes(record["outcome"]) else "no"
     elif kind == "episode":
         yield "success", "unknown" if record["success"] is None else "yes" if record["success"] else "no"

@@ -32,6 +32,16 @@ def test_counts_lengths_and_shares_are_those_of_the_records(data):
     assert all(row["duplicates"] == 0 and row["leaks"] is None for row in table.values())
 
 
+def test_a_success_that_is_not_known_is_in_no_share(data, tmp_path):
+    """As after an import without a replay; a success or a score is enough."""
+    first, second, third = read(data["expert"])
+    first["outcome"] = {"observation": "The end."}
+    second["outcome"] = {"observation": "The end.", "score": 0.5}
+    file = write(tmp_path / "some", [first, second, third])
+    assert run("stats", "--json", file).ok().records[0]["success"] == 0.5
+    assert run("stats", "--json", write(tmp_path / "none", [first])).ok().records[0]["success"] is None
+
+
 def test_duplicates_and_leaks(data, tmp_path):
     """Examples are compared by their words, trajectories by actions; a leak is a record of a task to keep apart."""
     examples, trajectories = read(data["imitation"]), read(data["expert"])
