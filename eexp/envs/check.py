@@ -30,7 +30,8 @@ import orjson
 from eexp.envs import forking
 from eexp.envs.answers import fault_of
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, EnvironmentFailed, NoRoom, short
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, short
+from eexp.prompts import PromptStyle
 from eexp.records.record import succeeded
 from eexp.system.findings import FAILED, NOTE, OK, SKIPPED, Broken, Finding, NothingToCheck, WorthKnowing, must
 
@@ -78,6 +79,7 @@ class Checker:
         limit: Seconds for one answer.
         seed: Decides which tasks and actions are drawn.
         actions: Actions to try where neither an expert nor a list of admissible actions names any.
+        style: The prompt style whose completions are to hold the actions; None tries none.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class Checker:
         limit: float,
         seed: int = 0,
         actions: tuple[str, ...] = (),
+        style: PromptStyle | None = None,
     ):
+        self.style = style
         self.open_one, self.n_tasks, self.limit, self.actions = open_one, tasks, limit, actions
         self.rng = random.Random(seed)
         self.durations: dict[str, list[float]] = defaultdict(list)  # milliseconds, by what was called
@@ -149,8 +153,32 @@ class Checker:
                         env.close()
         if self._env is not None:
             yield self._finding(lambda: self.closes(children), "closes")[0]
+            if lost := self._not_read_back():
+                yield Finding("prompts", NOTE, lost)
             if self._known_times():
                 yield Finding("time", OK, self._times())
+
+    def _not_read_back(self) -> str:
+        """Return which actions a completion of the prompt style cannot hold, in words; "" where it holds all."""
+        if self.style is None:
+            return ""
+        reasons: dict[str, str] = {}
+        actions = {
+            action
+            for episode in self.episodes
+            for group in (episode.actions, episode.advice, *episode.lists)
+            for action in group or ()
+            if action is not None
+        }
+        for action in sorted(actions):
+            try:
+                self.style.completion(action)
+            except InputError as e:
+                reasons[action] = str(e)
+        if not reasons:
+            return ""
+        first = next(iter(reasons.values()))
+        return f"{len(reasons)} of {len(actions)} actions cannot be trained or played as they are: {first}"
 
     def _finding(self, check: Callable[[], str], name: str) -> tuple[Finding, bool]:
         """Run a check, which returns a detail; return its finding, and whether the following ones cannot be made."""

@@ -3,8 +3,9 @@
 `--shard 3/7` takes the records whose hash falls into the third of seven classes. Each record that it takes gets a mark,
 one line of lineage with its place in the input, which every later stage of a pipe passes on. After the last record
 comes the end of the shard, a line of type `shard` with the number of records, a digest of them, and the hash of the
-whole input. It is written only by a run that has finished, and passed on only by stages that have. So the lines of an output alone say
-whether it is whole, wherever they were piped, copied or concatenated to; eexp/records/merge.py reads them.
+whole input. It is written only by a run that has finished, and passed on only by stages that have. So the lines of an
+output alone say whether it is whole, wherever they were piped, copied or concatenated to; eexp/records/merge.py reads
+them.
 """
 
 from __future__ import annotations

@@ -60,6 +60,13 @@ class Draft:
         self.dropped = reason
         self.count(f"text[s] refused by {guard}")
 
+    def check_completion(self, style: PromptStyle) -> None:
+        """Set the error where a completion of this style cannot hold the state's action, after the text so far."""
+        try:
+            style.completion(self.situation.step["action"], self.text)
+        except InputError as error:
+            self.error = error
+
     def compose(self, rule: Rule) -> None:
         """Compose the reflection by rule."""
         try:
@@ -160,7 +167,7 @@ class Draft:
     def example(self, style: PromptStyle, kind: str) -> dict:
         """Return the training example."""
         situation = self.situation
-        target = style.answer(situation.step["action"], self.text, situation.i)
+        target = style.completion(situation.step["action"], self.text, situation.i)
         return example(
             situation.trajectory,
             self.name(kind),
