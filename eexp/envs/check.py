@@ -32,6 +32,7 @@ from eexp.envs.answers import fault_of
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, short
 from eexp.prompts import PromptStyle
+from eexp.records.equality import EXACT, form_of
 from eexp.records.record import succeeded
 from eexp.system.findings import FAILED, NOTE, OK, SKIPPED, Broken, Finding, NothingToCheck, WorthKnowing, must
 
@@ -153,15 +154,31 @@ class Checker:
                         env.close()
         if self._env is not None:
             yield self._finding(lambda: self.closes(children), "closes")[0]
-            if lost := self._not_read_back():
-                yield Finding("prompts", NOTE, lost)
+            for check, name in ((self.equality, "equality"), (self.prompts, "prompts")):
+                finding = self._finding(check, name)[0]
+                if finding.verdict != OK:  # what most environments need not know of is not shown
+                    yield finding
             if self._known_times():
                 yield Finding("time", OK, self._times())
 
-    def _not_read_back(self) -> str:
-        """Return which actions a completion of the prompt style cannot hold, in words; "" where it holds all."""
+    def equality(self) -> str:
+        """Check that no two actions of one list count as the same one."""
+        form = form_of(self._ask("action_equality"))
+        for actions in (actions for episode in self.episodes for actions in episode.lists):
+            known: dict[str, str] = {}
+            for action in actions or ():
+                other = known.setdefault(form(action), action)
+                if other.strip() != action.strip():
+                    raise WorthKnowing(
+                        f"{short(other)} and {short(action)} count as one action, of which `eexp branch` takes one: if "
+                        f'they differ in effect, `action_equality` is to return "{EXACT}"'
+                    )
+        return "actions of one list differ"
+
+    def prompts(self) -> str:
+        """Check that completions of the prompt style can hold the actions."""
         if self.style is None:
-            return ""
+            return "not tried"
         reasons: dict[str, str] = {}
         actions = {
             action
@@ -176,9 +193,9 @@ class Checker:
             except InputError as e:
                 reasons[action] = str(e)
         if not reasons:
-            return ""
+            return "actions are read back as they are"
         first = next(iter(reasons.values()))
-        return f"{len(reasons)} of {len(actions)} actions cannot be trained or played as they are: {first}"
+        raise WorthKnowing(f"{len(reasons)} of {len(actions)} actions cannot be trained or played as they are: {first}")
 
     def _finding(self, check: Callable[[], str], name: str) -> tuple[Finding, bool]:
         """Run a check, which returns a detail; return its finding, and whether the following ones cannot be made."""

@@ -15,7 +15,8 @@ from eexp.examples.settings import GuardSettings, ReflectSettings
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import ParsedAnswer, PromptStyle
 from eexp.records.callbacks import Count, OnError, add_counts
-from eexp.records.record import canonical, example, seed_of
+from eexp.records.equality import action_form
+from eexp.records.record import example, seed_of
 
 
 @dataclass
@@ -110,7 +111,8 @@ class Draft:
 
     def _own(self, parsed: ParsedAnswer, guards: GuardSettings, sample: Sample) -> bool:
         """Return whether a sample is an acceptable thought of the model's own, followed by the expert's action."""
-        if canonical(parsed.action) != canonical(self.situation.step["action"]):
+        form = action_form(self.situation.trajectory)
+        if form(parsed.action) != form(self.situation.step["action"]):
             self.refuse(
                 "keep-matching", f"ends in {parsed.action!r}" if parsed.action else "has no action", sample.text
             )
