@@ -118,6 +118,12 @@ def test_policy_data_refuses_an_answer_that_cannot_have_been_given(tmp_path):
     run("policy-data", file).one_error(3, f"{file}:2", "$.transcript[0].action", "3 lines")
 
 
+def test_import_counts_them(tmp_path):
+    turns = [{"role": role, "content": text} for text in (LOOP, "ls *", "ls") for role in ("user", "assistant")]
+    err = run("import", "messages", write(tmp_path / "in", [{"messages": turns}])).ok().err
+    assert "1 action has several lines" in err and "1 action that prompt style react reads back as another one" in err
+
+
 WORLD = """
 from eexp.envs import Environment, Observation
 
