@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eexp.errors import EnvironmentFailed, UsageError, environment_errors, short
-from eexp.records.equality import WORDS
 
 STEP_LIMIT = 300.0  # seconds that a step may take, where neither the environment nor the user gives a limit
 
@@ -215,6 +214,8 @@ class Environment(ABC):
         With "words", case, outer punctuation and runs of blanks make no difference. With "exact", as for calls, code
         and commands of a shell, every character does, but for blanks around an action. It is the same in all states.
         """
+        from eexp.records.equality import WORDS
+
         return WORDS
 
     def mask(self, text: str) -> str:

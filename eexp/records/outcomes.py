@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
-from eexp.records.equality import ActionForm, action_form
 from eexp.records.record import canonical, expert_outcome, succeeded
 
 TRANSITIONS = ("invalid", "unchanged", "done", "changed")  # the kinds of transition, as `Example.transition` names them
@@ -146,6 +145,8 @@ def same_as_expert(step: dict, outcome: dict | None, alternative: dict, form: Ca
 
 def outcome_kinds(trajectory: dict, i: int, alternative: dict) -> list[str]:
     """Return those of `SHARES` to which an executed alternative of step `i` belongs."""
+    from eexp.records.equality import action_form
+
     step, outcome = trajectory["steps"][i], alternative["outcome"]
     transition = transition_of(step["observation"], outcome)
     belongs_to = {
@@ -159,6 +160,8 @@ def outcome_kinds(trajectory: dict, i: int, alternative: dict) -> list[str]:
 
 def marks_of(trajectory: dict) -> list[list[str]]:
     """Return what became of each alternative, by step: a key of OUTCOMES each."""
+    from eexp.records.equality import action_form
+
     steps, form = trajectory["steps"], action_form(trajectory)
     return [
         [_mark(step, expert_outcome(trajectory, i), one, form) for one in step.get("alternatives") or []]
@@ -166,7 +169,7 @@ def marks_of(trajectory: dict) -> list[list[str]]:
     ]
 
 
-def _mark(step: dict, expert: dict | None, alternative: dict, form: ActionForm) -> str:
+def _mark(step: dict, expert: dict | None, alternative: dict, form: Callable[[str], str]) -> str:
     outcome = alternative.get("outcome")
     if alternative.get("refused"):
         return "untrusted"
