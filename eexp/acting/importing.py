@@ -23,6 +23,7 @@ from eexp.formats import logs, sft
 from eexp.formats.conversations import Conversation, Format, GraphBranch, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
 from eexp.formats.names import ALL, ARGUMENT, WHOLE
+from eexp.prompts import DEFAULT_STYLE, get_style
 from eexp.records.callbacks import Count, OnError, Skip, add_counts, no_count, skip_none, stop_at_error
 from eexp.records.imagination import only_judged, only_real
 from eexp.records.record import seed_of
@@ -353,6 +354,7 @@ def count_unreadable(steps: list[dict], action: str, count: Count) -> None:
     Args:
         action: How the actions were read (formats.names.MARKED, WHOLE or ARGUMENT).
     """
+    style = get_style(DEFAULT_STYLE)
     for step in steps:
         text = step["action"]
         if "Action:" in text and action == WHOLE:
@@ -361,8 +363,10 @@ def count_unreadable(steps: list[dict], action: str, count: Count) -> None:
             count("action[s] contain[s|] 'Action:', which prompt styles use as a mark: change the input", 1)
         elif "<think>" in text or "</think>" in text:
             count("action[s] contain[s|] '<think>' or '</think>': take the thoughts out of the input", 1)
-        elif len(text.splitlines()) > 1:
-            count("action[s] [has|have] several lines, of which prompt styles read one back: change the input", 1)
+        elif len(text.strip().splitlines()) > 1:
+            count("action[s] [has|have] several lines, of which prompt styles read one back, but for code", 1)
+        elif not style.reads_back(text):
+            count(f"action[s] that prompt style {style.name} reads back as [another one|other ones]", 1)
 
 
 # -- replay ------------------------------------------------------------------------------------------------------------

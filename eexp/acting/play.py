@@ -14,9 +14,10 @@ from eexp.models.base import Samples
 from eexp.models.policy import ActionDraw, Episodes, Policy, Proposal, Proposals, State
 from eexp.models.predictor import Predictor
 from eexp.records.callbacks import OnError, stop_at_error
+from eexp.records.equality import action_form
 from eexp.records.imagination import is_imagined
 from eexp.records.outcomes import TRANSITIONS, transition_of
-from eexp.records.record import canonical, seed_of, succeeded
+from eexp.records.record import seed_of, succeeded
 from eexp.workers.parallel import EnvironmentLost, ParallelEnvironments, StepResult
 from eexp.workers.supervisor import TRIES, repeated_failure
 
@@ -309,7 +310,8 @@ class ParallelPlay:
             self._take(number, proposal)
             return
         episode = self._episodes[number]
-        if any(canonical(proposal.action) == canonical(one.action) for one in episode.tried):
+        form = action_form({"env": episode.spec, "tools": episode.tools})
+        if any(form(proposal.action) == form(one.action) for one in episode.tried):
             self._look_further(number)
             return
         episode.tried.append(proposal)

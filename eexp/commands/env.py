@@ -135,6 +135,7 @@ def check_command(
       eexp env check house --conformance
     """
     from eexp.envs import check, open_env
+    from eexp.prompts import DEFAULT_STYLE, get_style
     from eexp.workers.supervisor import ONE_THREAD
 
     os.environ.update({**ONE_THREAD, **os.environ, "EEXP_ENV_TIMEOUT": str(timeout)})
@@ -147,7 +148,8 @@ def check_command(
         if show_requirements(requirements, as_json):
             sys.exit(EXIT_FAILED)
         return
-    checker = check.Checker(lambda: open_env(spec), **options)
+    style = get_style(os.environ.get("EEXP_PROMPT_STYLE") or DEFAULT_STYLE)
+    checker = check.Checker(lambda: open_env(spec), **options, style=style)
     if show_findings(checker.findings(), as_json):
         sys.exit(EXIT_FAILED)
 

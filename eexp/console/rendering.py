@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eexp.errors import InputError, UsageError, short
 from eexp.prompts.tool_calls import action_of, described_tool
+from eexp.records.equality import action_form
 from eexp.records.imagination import imagined_by
 from eexp.records.outcomes import Shares, finishes, same_as_expert, transition_of
 from eexp.records.record import expert_outcome, succeeded
@@ -170,7 +171,7 @@ def _tree(t: dict, detail: Detail) -> Iterator[str]:
                 became = "not executed"
             elif finishes(outcome):
                 became = "finishes the task"
-            elif same_as_expert(step, expert_outcome(t, i), a):
+            elif same_as_expert(step, expert_outcome(t, i), a, action_form(t)):
                 became = "same as the expert's"
             else:
                 became = transition_of(step["observation"], outcome).replace("invalid", "refused")

@@ -13,6 +13,7 @@ from typing import Any
 
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EnvironmentFailed, InputError, short
+from eexp.records.equality import ACTION_EQUALITIES
 from eexp.records.types import check_tools
 
 
@@ -132,6 +133,10 @@ def _is_list_of_ranges(value: object) -> bool:
     return all(isinstance(part, (list, tuple)) and [type(end) for end in part] == [int, int] for part in value)
 
 
+def _equality(value: object) -> str | None:
+    return None if value in ACTION_EQUALITIES else f"returned {_got(value)}, expected {' or '.join(ACTION_EQUALITIES)}"
+
+
 _OPTIONAL_TEXT = _one_of("a string or None", str, type(None))
 _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "splits": _texts("a list of strings", optional=False),
@@ -148,4 +153,5 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "harmless": _one_of("True or False", bool),
     "kind_of": _OPTIONAL_TEXT,
     "mask": _one_of("a string", str),
+    "action_equality": _equality,
 }

@@ -3,8 +3,8 @@
 A class with `splits`, `tasks`, `reset` and `step` can be branched, executed and evaluated in. All other methods are
 optional, and each of them adds something: `fork` (or `save` and `restore`, or `in_process`) cheap branches, `expert`
 demonstrations, `admissible` alternatives without a model, `explain` thoughts, `harmless` branches in place, `mask`
-comparisons in a world with noise, `kind_of` results by kind of task, `task_named` tasks that need no list, and
-`task_beginning` tasks of recorded trajectories.
+comparisons in a world with noise, `action_equality` alternatives that differ in case alone, `kind_of` results by kind
+of task, `task_named` tasks that need no list, and `task_beginning` tasks of recorded trajectories.
 """
 
 from __future__ import annotations
@@ -207,6 +207,16 @@ class Environment(ABC):
         """
         kind = task.get("kind")
         return None if kind is None else str(kind)
+
+    def action_equality(self) -> str:
+        """Return when two actions are the same, however `step` answers them: "words" or "exact".
+
+        With "words", case, outer punctuation and runs of blanks make no difference. With "exact", as for calls, code
+        and commands of a shell, every character does, but for blanks around an action. It is the same in all states.
+        """
+        from eexp.records.equality import WORDS
+
+        return WORDS
 
     def mask(self, text: str) -> str:
         """Return an observation without its truly random parts, for comparing two observations."""

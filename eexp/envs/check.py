@@ -30,7 +30,9 @@ import orjson
 from eexp.envs import forking
 from eexp.envs.answers import fault_of
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, EnvironmentFailed, NoRoom, short
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, short
+from eexp.prompts import PromptStyle
+from eexp.records.equality import EXACT, form_of
 from eexp.records.record import succeeded
 from eexp.system.findings import FAILED, NOTE, OK, SKIPPED, Broken, Finding, NothingToCheck, WorthKnowing, must
 
@@ -78,6 +80,7 @@ class Checker:
         limit: Seconds for one answer.
         seed: Decides which tasks and actions are drawn.
         actions: Actions to try where neither an expert nor a list of admissible actions names any.
+        style: The prompt style whose completions are to hold the actions; None tries none.
     """
 
     def __init__(
@@ -88,7 +91,9 @@ class Checker:
         limit: float,
         seed: int = 0,
         actions: tuple[str, ...] = (),
+        style: PromptStyle | None = None,
     ):
+        self.style = style
         self.open_one, self.n_tasks, self.limit, self.actions = open_one, tasks, limit, actions
         self.rng = random.Random(seed)
         self.durations: dict[str, list[float]] = defaultdict(list)  # milliseconds, by what was called
@@ -149,8 +154,48 @@ class Checker:
                         env.close()
         if self._env is not None:
             yield self._finding(lambda: self.closes(children), "closes")[0]
+            for check, name in ((self.equality, "equality"), (self.prompts, "prompts")):
+                finding = self._finding(check, name)[0]
+                if finding.verdict != OK:  # what most environments need not know of is not shown
+                    yield finding
             if self._known_times():
                 yield Finding("time", OK, self._times())
+
+    def equality(self) -> str:
+        """Check that no two actions of one list count as the same one."""
+        form = form_of(self._ask("action_equality"))
+        for actions in (actions for episode in self.episodes for actions in episode.lists):
+            known: dict[str, str] = {}
+            for action in actions or ():
+                other = known.setdefault(form(action), action)
+                if other.strip() != action.strip():
+                    raise WorthKnowing(
+                        f"{short(other)} and {short(action)} count as one action, of which `eexp branch` takes one: if "
+                        f'they differ in effect, `action_equality` is to return "{EXACT}"'
+                    )
+        return "actions of one list differ"
+
+    def prompts(self) -> str:
+        """Check that completions of the prompt style can hold the actions."""
+        if self.style is None:
+            return "not tried"
+        reasons: dict[str, str] = {}
+        actions = {
+            action
+            for episode in self.episodes
+            for group in (episode.actions, episode.advice, *episode.lists)
+            for action in group or ()
+            if action is not None
+        }
+        for action in sorted(actions):
+            try:
+                self.style.completion(action)
+            except InputError as e:
+                reasons[action] = str(e)
+        if not reasons:
+            return "actions are read back as they are"
+        first = next(iter(reasons.values()))
+        raise WorthKnowing(f"{len(reasons)} of {len(actions)} actions cannot be trained or played as they are: {first}")
 
     def _finding(self, check: Callable[[], str], name: str) -> tuple[Finding, bool]:
         """Run a check, which returns a detail; return its finding, and whether the following ones cannot be made."""

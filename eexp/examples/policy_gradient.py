@@ -79,7 +79,8 @@ def _check(episode: dict, style: PromptStyle) -> None:
     """Check that an episode can be trained on in a prompt style.
 
     Raises:
-        InputError: It was played with another one, or lacks the functions or the admissible actions of its prompts.
+        InputError: It was played with another one, lacks the functions or the admissible actions of its prompts, or has
+            an action that no answer in this style can have had.
     """
     played = episode.get("prompt_style")
     if played != style.label:
@@ -97,6 +98,12 @@ def _check(episode: dict, style: PromptStyle) -> None:
                 reason = "no admissible actions, which its prompt listed (played before eexp recorded them)"
                 raise InputError(reason, f"$.transcript[{i}]")
     style.shown_tools(episode.get("tools"))
+    for i, turn in enumerate(episode["transcript"]):
+        if turn.get("text") is None and not turn.get("cut_off"):
+            try:
+                style.completion(turn["action"], turn.get("thought"))
+            except InputError as e:
+                raise e.at(f"$.transcript[{i}].action") from None
 
 
 def _check_rewards(episode: dict) -> None:

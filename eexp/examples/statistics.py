@@ -12,9 +12,10 @@ from statistics import median
 from eexp.evidence.panels import key_of
 from eexp.examples.duplicates import HeldOut, digest
 from eexp.prompts.tool_calls import text_of_message
+from eexp.records.equality import action_form
 from eexp.records.imagination import imagined_by
 from eexp.records.outcomes import Shares
-from eexp.records.record import answers_of, canonical, is_judged, succeeded
+from eexp.records.record import answers_of, is_judged, succeeded
 from eexp.system.terminal import align
 
 #: The lengths that are measured, in this order; records of a type have some of them.
@@ -129,7 +130,7 @@ class Statistics:
         group.alternatives.add(record)
         if record.get("outcome") and is_judged(record["outcome"]) and imagined_by(record) is None:
             group.add_share("success", succeeded(record["outcome"]), 1)
-        return key_of(record), tuple(canonical(step["action"]) for step in record["steps"])
+        return key_of(record), tuple(map(action_form(record), (step["action"] for step in record["steps"])))
 
     def _add_episode(self, record: dict, group: Group) -> object:
         group.add_lengths(steps=record["steps"])
@@ -138,7 +139,7 @@ class Statistics:
         if record["success"] is not None:
             group.add_share("success", record["success"], 1)
         turns = record.get("transcript") or [{"action": record["id"]}]
-        return key_of(record), tuple(canonical(turn["action"]) for turn in turns)
+        return key_of(record), tuple(map(action_form(record), (turn["action"] for turn in turns)))
 
     def rows(self) -> list[dict]:
         """Return one dict a type and kind: counts, shares from 0 to 1 (null where there are none), and lengths."""

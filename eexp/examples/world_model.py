@@ -15,6 +15,7 @@ from eexp.models.scoring import score_request
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Dialogue
 from eexp.records.callbacks import Count, OnError, Skip, no_count, skip_none, stop_at_error
+from eexp.records.equality import action_form
 from eexp.records.imagination import imagined_by
 from eexp.records.outcomes import transition_of
 from eexp.records.record import alternatives_of, example, example_id, seed_of, tools_at
@@ -95,7 +96,8 @@ def _chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSetting
                 "$.steps",
             )
     style.shown_tools(tools_at(t, 0))
-    alternatives = (a for step in t["steps"] for a in alternatives_of(step, settings.pool, settings.first))
+    selection = (settings.pool, settings.first, action_form(t))
+    alternatives = (a for step in t["steps"] for a in alternatives_of(step, *selection))
     count("alternative[s] without an outcome", sum(not a.get("outcome") and not a.get("refused") for a in alternatives))
     most = None if settings.verdict else settings.max_repeats
     remaining = cap_repeats(transitions, most, seed_of(settings.seed, t["id"], "repeats"))

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from eexp.errors import InputError
 from eexp.formats.conversations import Conversation
+from eexp.records.equality import action_form
 from eexp.records.imagination import imagined_by
-from eexp.records.record import canonical, seed_of, succeeded
+from eexp.records.record import seed_of, succeeded
 
 #: The keys of an episode that a trajectory holds in another form; all others are kept as its `source`.
 _TAKEN_OVER = {"type", "env", "task", "instruction", "tools", "transcript", "final", "lineage"}
@@ -117,7 +118,7 @@ class Selection:
 
 def actions_key(trajectory: dict) -> int:
     """Return a number that is equal for trajectories of one task with the same actions; thoughts do not count."""
-    actions = [canonical(step["action"]) for step in trajectory["steps"]]
+    actions = map(action_form(trajectory), (step["action"] for step in trajectory["steps"]))
     return seed_of(trajectory["env"], trajectory["task"].get("id"), *actions)
 
 

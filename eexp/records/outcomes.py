@@ -124,17 +124,18 @@ def takes_longer(trajectory: dict, i: int, alternative: dict) -> bool:
     return [alternative["outcome"], *then][-1].get("done", False) or 1 + len(then) >= expert
 
 
-def same_as_expert(step: dict, outcome: dict | None, alternative: dict) -> bool:
+def same_as_expert(step: dict, outcome: dict | None, alternative: dict, form: Callable[[str], str] = canonical) -> bool:
     """Return whether an alternative had the effect of the expert's action.
 
     Args:
         outcome: The outcome of the expert's action (`records.expert_outcome`); None where it is not known.
         alternative: One of the step's alternatives, executed or not.
+        form: The form in which equal actions of the trajectory are equal (`equality.action_form`).
 
     Returns:
         True if it is the expert's action in other words, or if it is valid and led to the expert's observation.
     """
-    if canonical(alternative["action"]) == canonical(step["action"]):
+    if form(alternative["action"]) == form(step["action"]):
         return True
     own_outcome = alternative.get("outcome")
     if not own_outcome or not outcome or own_outcome.get("valid") is False:
@@ -144,12 +145,14 @@ def same_as_expert(step: dict, outcome: dict | None, alternative: dict) -> bool:
 
 def outcome_kinds(trajectory: dict, i: int, alternative: dict) -> list[str]:
     """Return those of `SHARES` to which an executed alternative of step `i` belongs."""
+    from eexp.records.equality import action_form
+
     step, outcome = trajectory["steps"][i], alternative["outcome"]
     transition = transition_of(step["observation"], outcome)
     belongs_to = {
         "valid": transition != "invalid",
         "changing": transition in ("changed", "done"),
-        "as the expert": same_as_expert(step, expert_outcome(trajectory, i), alternative),
+        "as the expert": same_as_expert(step, expert_outcome(trajectory, i), alternative, action_form(trajectory)),
         "finishing": finishes(outcome),
     }
     return [name for name, belongs in belongs_to.items() if belongs]
@@ -157,14 +160,16 @@ def outcome_kinds(trajectory: dict, i: int, alternative: dict) -> list[str]:
 
 def marks_of(trajectory: dict) -> list[list[str]]:
     """Return what became of each alternative, by step: a key of OUTCOMES each."""
-    steps = trajectory["steps"]
+    from eexp.records.equality import action_form
+
+    steps, form = trajectory["steps"], action_form(trajectory)
     return [
-        [_mark(step, expert_outcome(trajectory, i), alternative) for alternative in step.get("alternatives") or []]
+        [_mark(step, expert_outcome(trajectory, i), one, form) for one in step.get("alternatives") or []]
         for i, step in enumerate(steps)
     ]
 
 
-def _mark(step: dict, expert: dict | None, alternative: dict) -> str:
+def _mark(step: dict, expert: dict | None, alternative: dict, form: Callable[[str], str]) -> str:
     outcome = alternative.get("outcome")
     if alternative.get("refused"):
         return "untrusted"
@@ -173,7 +178,7 @@ def _mark(step: dict, expert: dict | None, alternative: dict) -> str:
     if finishes(outcome):
         return "finished"
     transition = transition_of(step["observation"], outcome)
-    return "same" if transition == "changed" and same_as_expert(step, expert, alternative) else transition
+    return "same" if transition == "changed" and same_as_expert(step, expert, alternative, form) else transition
 
 
 def with_failures_counted(trajectories: Iterator[dict], count: Callable[[str, int], None]) -> Iterator[dict]:

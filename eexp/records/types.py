@@ -141,6 +141,10 @@ class Trajectory(Struct, kw_only=True):
     steps: list[Step]
     tools: Annotated[Optional[list[Tool]], _note("the functions that the environment offers at the beginning")] = None
     outcome: Annotated[Optional[Outcome], _note("the outcome of the last action")] = None
+    action_equality: Annotated[
+        Optional[Literal["words", "exact"]],
+        _note("when two actions are the same; absent where `env` or `tools` tell it"),
+    ] = None
     origin: Annotated[Optional[str], _note("id of the trajectory of which this is a variant; see eexp recover")] = None
     lineage: _Lineage = []
 

@@ -7,22 +7,33 @@ from collections.abc import Collection, Iterator
 
 import orjson
 
-from eexp.errors import InputError
+from eexp.errors import InputError, UsageError
+from eexp.prompts import PromptStyle
 from eexp.records.imagination import imagined_by
+from eexp.records.record import answers_of
+from eexp.training.example_style import style_of_examples
 from eexp.training.job import ExampleSource
 
 
 class ExampleLog:
     """Checks the examples that are read, and keeps what eexp.json is to say about them."""
 
-    def __init__(self, style: str | None = None, excluded_groups: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        style: str | None = None,
+        excluded_groups: Collection[str] = (),
+        given_style: PromptStyle | None = None,
+    ) -> None:
         """Open an empty log.
 
         Args:
             style: The only prompt style allowed; None for that of the first example that names one.
             excluded_groups: Trajectories of which no example is allowed.
+            given_style: The prompt style given on the command line; None for the built-in one that the examples name.
         """
         self.style = style  # label of the examples' prompt style; None while no example has named one
+        self._given_style = given_style
+        self._styles: dict[str, PromptStyle | None] = {}  # by the labels that examples name
         self._excluded_groups = excluded_groups
         self._digest = hashlib.sha256()
         self._kinds: dict[str, int] = {}
@@ -44,6 +55,13 @@ class ExampleLog:
                 error = InputError(f"{group} is trained on, too; validate with other trajectories", "$.group")
                 source.on_error(example, error)
                 continue
+            if style and (prompt_style := self._style_named(style)):
+                try:
+                    for answer in answers_of(example) if "chosen" in example else [example]:
+                        prompt_style.check_completion(answer)
+                except InputError as e:
+                    source.on_error(example, e.at("$.completion" if "completion" in example else ""))
+                    continue
             self.style = self.style or style
             if group is not None:
                 self._groups.add(group)
@@ -73,7 +91,16 @@ class ExampleLog:
 
     def for_validation(self) -> ExampleLog:
         """Return a log for the examples to validate with, once those to train on have been read."""
-        return ExampleLog(self.style, self._groups)
+        return ExampleLog(self.style, self._groups, self._given_style)
+
+    def _style_named(self, label: str) -> PromptStyle | None:
+        """Return the style that examples name; None where it is another one, which `style_of_examples` refuses."""
+        if label not in self._styles:
+            try:
+                self._styles[label] = style_of_examples(label, self._given_style)
+            except UsageError:
+                self._styles[label] = None
+        return self._styles[label]
 
     @property
     def sha256(self) -> str:

@@ -78,7 +78,7 @@ def finetune(
         if (directory / RUN_FILE).is_file():
             if not resume:
                 refuse_finished(directory)
-            check_finished_run(directory, settings, source, validation)
+            check_finished_run(directory, settings, source, validation, style)
             shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # left by a kill while they were removed
             note(f"{directory} is finished already")
             return read_run(directory)

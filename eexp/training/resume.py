@@ -14,6 +14,7 @@ import orjson
 from accelerate.utils import gather_object
 
 from eexp.errors import EexpError, InputError, UsageError
+from eexp.prompts import PromptStyle
 from eexp.records.runs import read_run
 from eexp.training.example_log import ExampleLog
 from eexp.training.files import replace_file
@@ -22,11 +23,19 @@ from eexp.training.settings import Settings
 
 
 def check_finished_run(
-    directory: Path, settings: Settings, source: ExampleSource, validation: ExampleSource | None
+    directory: Path,
+    settings: Settings,
+    source: ExampleSource,
+    validation: ExampleSource | None,
+    style: PromptStyle | None = None,
 ) -> None:
-    """Raise UsageError unless the finished run in `directory` has these settings and examples; all are read."""
+    """Raise UsageError unless the finished run in `directory` has these settings and examples; all are read.
+
+    Args:
+        style: The prompt style that the examples were made with, for one that is not built in.
+    """
     run: dict = {"settings": asdict(settings), "validation": None}
-    log = ExampleLog()
+    log = ExampleLog(given_style=style)
     for name, examples in (("data", source), ("validation", validation)):
         if examples:
             for _ in log.read(examples):

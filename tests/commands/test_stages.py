@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import lines, read, run, write
 
-from eexp.acting.branch import begins_with, branch
+from eexp.acting.branch import EQUAL_IN_WORDS, begins_with, branch
 from eexp.acting.expert import expert
 from eexp.acting.rollout import rollout
 from eexp.acting.settings import BranchSettings, RolloutSettings
@@ -166,6 +166,7 @@ def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
     assert draws == [("fly away", -4.0), ("swim", -7.0)]
     assert counts["draw[s] of the expert's own action"] == 2 and counts["draw[s] without an action"] == 2
     assert counts["duplicate draw[s] dropped"] == 2 and counts["alternative[s] from the policy"] == 2
+    assert counts[EQUAL_IN_WORDS] == 3, "all four but the one with other blanks around it"
     rest = [a for a in alternatives if a["source"] == "admissible"]
     assert (
         counts["alternative[s] filled up from the admissible actions"]
@@ -173,6 +174,27 @@ def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
         == len(one[0]["steps"][0]["admissible"]) - 1
     )
     assert all(a["logprob"] is None for a in rest)
+
+
+@pytest.mark.parametrize("record", [{"env": "exec:sh world.sh"}, {"action_equality": "exact"}, {"tools": [{}]}])
+def test_every_character_counts_in_a_shell(experts, record):
+    drawn = ("ls -S", " ls -s ", "ls -A", "ls -a", "ls", "ls .", "ls -a")
+    step = {"observation": "$", "action": "ls -S", "admissible": None}
+    policy, counts = Parrot(*drawn), Counter()
+    (branched,) = branch(
+        iter([{**experts[0], **record, "steps": [step]}]),
+        policy,
+        BranchSettings(k=7, rounds=1),
+        count=lambda what, n=1: counts.update({what: n}),
+    )
+    alternatives = branched["steps"][0]["alternatives"]
+    assert [a["action"].strip() for a in alternatives] == ["ls -s", "ls -A", "ls -a", "ls", "ls ."]
+    assert counts["draw[s] of the expert's own action"] == counts["duplicate draw[s] dropped"] == 1
+    assert not counts[EQUAL_IN_WORDS]
+    executed = [{**a, "outcome": {"observation": a["action"], "done": False}} for a in alternatives]
+    trajectory = {**branched, "steps": [{**step, "alternatives": executed}], "outcome": None}
+    examples = list(world_model_data(iter([trajectory]), STYLE, WorldModelSettings(expert=False)))
+    assert len(examples) == 5, "later stages tell them apart, too"
 
 
 def test_requests_to_the_policy(experts):

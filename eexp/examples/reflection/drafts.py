@@ -15,7 +15,8 @@ from eexp.examples.settings import GuardSettings, ReflectSettings
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import ParsedAnswer, PromptStyle
 from eexp.records.callbacks import Count, OnError, add_counts
-from eexp.records.record import canonical, example, seed_of
+from eexp.records.equality import action_form
+from eexp.records.record import example, seed_of
 
 
 @dataclass
@@ -60,6 +61,13 @@ class Draft:
         self.dropped = reason
         self.count(f"text[s] refused by {guard}")
 
+    def check_completion(self, style: PromptStyle) -> None:
+        """Set the error where a completion of this style cannot hold the state's action, after the text so far."""
+        try:
+            style.completion(self.situation.step["action"], self.text)
+        except InputError as error:
+            self.error = error
+
     def compose(self, rule: Rule) -> None:
         """Compose the reflection by rule."""
         try:
@@ -103,7 +111,8 @@ class Draft:
 
     def _own(self, parsed: ParsedAnswer, guards: GuardSettings, sample: Sample) -> bool:
         """Return whether a sample is an acceptable thought of the model's own, followed by the expert's action."""
-        if canonical(parsed.action) != canonical(self.situation.step["action"]):
+        form = action_form(self.situation.trajectory)
+        if form(parsed.action) != form(self.situation.step["action"]):
             self.refuse(
                 "keep-matching", f"ends in {parsed.action!r}" if parsed.action else "has no action", sample.text
             )
@@ -160,7 +169,7 @@ class Draft:
     def example(self, style: PromptStyle, kind: str) -> dict:
         """Return the training example."""
         situation = self.situation
-        target = style.answer(situation.step["action"], self.text, situation.i)
+        target = style.completion(situation.step["action"], self.text, situation.i)
         return example(
             situation.trajectory,
             self.name(kind),
