@@ -503,6 +503,21 @@ def test_the_page_marks_success_as_the_filter_counts_it(files, page, tmp_path):
         page.press("n")
 
 
+def test_an_open_page_goes_on_with_the_file_that_replaced_another(files, page, tmp_path):
+    file, new = tmp_path / "running.jsonl", tmp_path / "new.jsonl"
+    file.write_bytes(files["rollout"].read_bytes())
+    new.write_bytes(files["sr"].read_bytes().splitlines(keepends=True)[0])
+    before = len(page.errors)
+    with served(file, follow=True) as viewer:
+        page.call("Page.navigate", url=viewer.address)
+        _settle(page, "document.querySelectorAll('#records button').length === 4")
+        new.replace(file)
+        _settle(page, "document.querySelectorAll('#records button').length === 1")
+        _settle(page, "document.getElementById('place').textContent.startsWith('example')")
+        assert "was replaced, and is read again" in page.js("document.getElementById('progress').textContent")
+    assert page.errors[before:] == []
+
+
 def _hostile(text: str) -> str:
     """Return a record in which every free text is hostile; what the format prescribes stays."""
     fixed = (
