@@ -46,6 +46,11 @@ def finishes(outcome: dict) -> bool:
     return succeeded(outcome)
 
 
+def success_of(outcome: dict) -> bool | None:
+    """Return whether an outcome completes the task (`finishes`); None where a world model has imagined it."""
+    return None if outcome.get("imagined") else finishes(outcome)
+
+
 def transition_of(observation_before: str, outcome: dict) -> str:
     """Return the kind of a transition.
 

@@ -25,6 +25,7 @@ def _note(text: str) -> Meta:
 # Optional[...] rather than `| None`: msgspec evaluates these annotations, and Python 3.10 is supported.
 
 _Lineage = Annotated[list[str], _note("the stages that made the record, with version and settings, oldest first")]
+_Actions = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Range = Annotated[list[int], Meta(min_length=2, max_length=2)]
 _Unknown = Annotated[
     Optional[list[_Range]],
@@ -296,8 +297,8 @@ class Episode(Struct, kw_only=True):
     seed: Annotated[int, _note("number of the trial of the task, from 0")] = 0
     success: Annotated[Optional[bool], _note("null in an imagined environment, where nothing can tell")]
     score: Annotated[Optional[float], _note("0 to 1, at the end")] = None
-    steps: Annotated[int, _note("number of actions taken")]
-    invalid: Annotated[int, _note("number of actions that the environment refused")] = 0
+    steps: Annotated[_Actions, _note("number of actions taken")]
+    invalid: Annotated[_Actions, _note("number of actions that the environment refused")] = 0
     thoughts: Annotated[int, _note("number of turns with a thought")] = 0
     cut_off: Annotated[int, _note("number of turns whose text ended before its action was whole")] = 0
     outgrown: Annotated[bool, _note("whether it ended because the prompt outgrew the model's context")] = False

@@ -181,7 +181,7 @@ def _save(trainer: Trainer, job: Job, directory: Path) -> None:
     (directory / "training_args.bin").unlink(missing_ok=True)  # eexp.json has the same settings, readable
     unify_modes(directory)
     job.tokenizer.save_pretrained(directory)
-    (directory / "README.md").write_text(model_card(job.run), encoding="utf-8")
+    replace_file(directory / "README.md", model_card(job.run).encode())
     replace_file(directory / RUN_FILE, orjson.dumps(job.run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 

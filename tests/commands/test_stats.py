@@ -116,3 +116,13 @@ def test_a_key_that_looks_like_a_task_is_none(data, tmp_path):
 def test_a_model_without_a_tokenizer_is_named(data, tmp_path):
     run("show", "--row", tmp_path / "none", data["imitation"]).one_error(1, "none: no tokenizer")
     run("stats", "--tokenizer", "http://localhost:1/v1#m", data["imitation"]).one_error(2, "has no tokenizer")
+
+
+@pytest.mark.parametrize("field", ["steps", "invalid"])
+@pytest.mark.parametrize("number", [-1, 2**31, 2**63, 2**64 - 1])
+def test_a_number_of_actions_that_no_episode_has_is_refused(data, tmp_path, field, number):
+    episode = {**read(data["episodes"])[0], field: number}
+    file = write(tmp_path / "episodes", [episode])
+    run("stats", file).one_error(
+        3, f"{file}:1: $.{field}: expected an integer {'>= 0' if number < 0 else '<= 2147483647'}"
+    )
