@@ -1,9 +1,9 @@
 """Resuming a training run: its checkpoints, and the check that a command continues the run it started.
 
 While a run goes on, `checkpoints/run.json` holds what eexp.json will say, and `checkpoints/checkpoint-N` the state
-after update N. Both are removed when the run has ended. The last file of a checkpoint is SHA256SUMS, with the digests of
-all files that a resumed run reads: those of the checkpoint, run.json, and the best weights so far (`best-N`). A run is
-resumed only from files that are as they were written.
+after update N. Both are removed when the run has ended. The last file of a checkpoint is SHA256SUMS. It has the digests
+of all files that a resumed run reads: those of the checkpoint, run.json, and the best weights so far (`best-N`). A run
+is resumed only from files that are as they were written.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def prepare_checkpoints(checkpoints: Path, run: dict, resume: bool, directory: P
     Raises UsageError if it holds the checkpoints of another run, or of any without `resume`; EexpError if it cannot be
     created, or if its run.json is damaged.
     """
-    description = checkpoints / _DESCRIPTION
+    description, written = checkpoints / _DESCRIPTION, _numbered(checkpoints, "checkpoint")
     anew = f"remove {checkpoints} to begin anew"
     if resume and description.is_file():
         try:
@@ -91,10 +91,11 @@ def prepare_checkpoints(checkpoints: Path, run: dict, resume: bool, directory: P
         except EexpError as e:
             raise EexpError(f"{e}; {anew}") from None
         check_same_run(before, run, directory)
-        return
-    if written := _numbered(checkpoints, "checkpoint"):
-        if resume:
-            raise EexpError(f"{description}: is missing, so the run of the checkpoints beside it is not known; {anew}")
+        if written:
+            return
+    elif written and resume:
+        raise EexpError(f"{description}: is missing, so nothing says which run the checkpoints are of; {anew}")
+    elif written:
         raise UsageError(
             f"{directory} holds a run that was interrupted, up to {written[0].name}; --resume continues it, "
             f"or remove the directory"
@@ -125,7 +126,7 @@ def remove_older(checkpoints: Path) -> None:
     """Remove all checkpoints but the last two, and all best weights but those that these two name."""
     written = _numbered(checkpoints, "checkpoint")
     for older in written[_KEPT:]:
-        shutil.rmtree(older)
+        shutil.rmtree(older, ignore_errors=True)
     kept = {name.partition("/")[0] for checkpoint in written[:_KEPT] for name in _sums_of(checkpoint)}
     for best in _numbered(checkpoints, "best"):
         if best.name not in kept:

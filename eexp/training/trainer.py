@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from contextlib import nullcontext
 from itertools import accumulate
 from pathlib import Path
@@ -126,7 +125,7 @@ class UpdateTrainer(Trainer):
                 self._load_other_optimizer(checkpoint)
 
     def _load_other_optimizer(self, checkpoint: str) -> None:
-        """Load the optimiser's state and the schedule of a checkpoint that is whole for one in parts, or the reverse."""
+        """Load the optimiser's state and the schedule of a checkpoint that another kind of run wrote."""
         optimizer = cast(Optimizer, self.optimizer)
         if self.is_fsdp_enabled:
             resharding.load_whole_optimizer(self.model, optimizer, checkpoint)
@@ -211,7 +210,7 @@ class RunCallback(TrainerCallback):
         self._best: tuple[float, int] | None = None  # loss, update
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Take up the lines that the checkpoint of a resumed run holds, or prepare for the first update and validate."""
+        """Take up the lines in the checkpoint of a resumed run, or prepare for the first update and validate."""
         sharding.check_result(cast(torch.nn.Module, self._trainer.model))
         self._progress = Progress("finetune", "update", state.max_steps, state.global_step, self._quiet)
         checkpoint = self._checkpoints / f"checkpoint-{state.global_step}"
