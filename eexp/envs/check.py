@@ -3,7 +3,8 @@
 A few tasks are played once: at every step all questions are asked, and an action is drawn (the expert's, or an
 admissible one). Then the same actions are taken again: in the same environment, in one opened anew, without asking
 anything, beside another instance, and around forks, harmless actions and nonsense. All of these must give the
-observations of the first time; otherwise a branch would not show what its action leads to. Admissible actions must be
+observations of the first time; otherwise a branch would not show what its action leads to. At the end they are taken
+in another process, with alternatives beside the path, in reverse order. Admissible actions must be
 those of the first time as well, and so must the expert's actions, except after harmless actions and nonsense, which
 take some experts off the only path that they know.
 """
@@ -30,7 +31,8 @@ import orjson
 from eexp.envs import forking
 from eexp.envs.answers import fault_of
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, short
+from eexp.envs.differences import difference_between, hidden_texts
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, environment_errors, short
 from eexp.prompts import PromptStyle
 from eexp.records.equality import EXACT, form_of
 from eexp.records.record import succeeded
@@ -81,6 +83,7 @@ class Checker:
         seed: Decides which tasks and actions are drawn.
         actions: Actions to try where neither an expert nor a list of admissible actions names any.
         style: The prompt style whose completions are to hold the actions; None tries none.
+        elsewhere: Returns the answer of `replay_job` to a job in another process; None where there is none.
     """
 
     def __init__(
@@ -92,10 +95,12 @@ class Checker:
         seed: int = 0,
         actions: tuple[str, ...] = (),
         style: PromptStyle | None = None,
+        elsewhere: Callable[[dict], list] | None = None,
     ):
         self.style = style
         self.open_one, self.n_tasks, self.limit, self.actions = open_one, tasks, limit, actions
-        self.rng = random.Random(seed)
+        self.elsewhere = elsewhere
+        self.seed, self.rng = seed, random.Random(seed)
         self.durations: dict[str, list[float]] = defaultdict(list)  # milliseconds, by what was called
         self.episodes: list[ReferenceEpisode] = []
         self.splits_to_list: list[str] = []
@@ -129,6 +134,7 @@ class Checker:
                 self.lists_tasks,
                 self.plays,
                 self.repeats,
+                self.mask,
                 self.questions,
                 self.starts_anew,
                 self.side_by_side,
@@ -137,6 +143,7 @@ class Checker:
                 self.admissible,
                 self.expert,
                 self.nonsense,
+                self.processes,
             ):
                 name = check.__name__.replace("_", " ")
                 if failed:
@@ -266,6 +273,20 @@ class Checker:
         for episode in reversed(self.episodes):
             self._repeat(self.env, episode, "the second time")
         return "the same actions lead to the same observations"
+
+    def mask(self) -> str:
+        """Check that the mask leaves something of observations that differ."""
+        texts = {o.text for episode in self.episodes for o in episode.observations}
+        if not self.env.has("mask"):
+            raise NothingToCheck("nothing is masked")
+        with environment_errors(f"{self.env.spec}: mask"):
+            n_hidden = hidden_texts(self.env.mask, texts)
+            n_masked = len({self.env.mask(text) for text in texts})
+        must(not n_hidden, f"the mask leaves nothing in which {n_hidden} different observations differ")
+        detail = f"{len(texts)} different observations, {n_masked} after it"
+        if 2 * n_masked < len(texts):
+            raise WorthKnowing(f"{detail}: where they differ, nothing is compared")
+        return detail
 
     def questions(self) -> str:
         """Check that asking for admissible actions, explanations and the expert's action changes nothing."""
@@ -446,6 +467,66 @@ class Checker:
         if accepted:
             raise WorthKnowing(f"answers {short(min(accepted))} as valid, nonsense in most worlds: is that meant?")
         return f"{n_actions} answered, marked as not valid, and nothing changes"
+
+    def processes(self) -> str:
+        """Check that another process gives the same answers, on the path and beside it, in whatever order."""
+        return f"{self._compare_processes()} actions, in reverse order, lead to the same in another process"
+
+    def _compare_processes(self) -> int:
+        """Play all episodes, each with some alternatives, here and in another process; return how many actions.
+
+        Raises:
+            NothingToCheck: There is no other process, or the server has no room for it.
+            Broken: An answer differs.
+        """
+        if self.elsewhere is None:
+            raise NothingToCheck("no other process")
+        rng = random.Random(self.seed)  # not that of the others, whose draws stay as they are
+        branches = [
+            (episode, i, action)
+            for episode in self.episodes
+            for i in sorted(rng.sample(range(len(episode.actions)), min(POINTS, len(episode.actions))))
+            for action in [*_drawn(rng, episode.lists[i] or sorted(set(episode.actions)), 3), rng.choice(NONSENSE)]
+        ]
+        here = [self._after(self.env, episode.until(i), action) for episode, i, action in branches]
+        plays = [(episode, i, [*episode.actions[:i], action]) for episode, i, action in branches]
+        expected = [[*episode.observations[: i + 1], last] for (episode, i, _), last in zip(branches, here)]
+        plays = [*((episode, len(episode.actions), episode.actions) for episode in self.episodes), *plays][::-1]
+        expected = [*(episode.observations for episode in self.episodes), *expected][::-1]
+        job = {"env": self.env.spec, "plays": [{"task": e.task, "actions": actions} for e, _, actions in plays]}
+        try:
+            answers = self.elsewhere({"do": f"{__name__}:{replay_job.__name__}", **job})
+        except NoRoom as e:
+            raise NothingToCheck(f"the server has no room for another process: {e}") from None
+        for (episode, i, actions), observations, answer in zip(plays, expected, answers):
+            self._compare_answers(episode, i, actions, observations, answer)
+        return sum(len(actions) for _, _, actions in plays)
+
+    def _compare_answers(
+        self, episode: ReferenceEpisode, i: int, actions: list[str], observations: list[Observation], answer: dict
+    ) -> None:
+        """Raise Broken if another process has answered otherwise.
+
+        Args:
+            i: How many of the actions are those of the episode.
+            answer: That of `replay_job` for these actions.
+        """
+        where = f"{task_of(episode)} in another process"
+        must(
+            self.env.mask(answer["instruction"]) == self.env.mask(episode.instruction),
+            f"{where}: the instruction is {short(answer['instruction'])}, and was {short(episode.instruction)} here",
+        )
+        for n, (observation, outcome) in enumerate(zip(observations, answer["outcomes"], strict=True)):
+            after = f"after {short(actions[n - 1])} (action {n})" if n else "at its beginning"
+            if difference := difference_between(self.env.mask, outcome, observation.outcome()):
+                other, ours = difference.excerpts()
+                raise Broken(f"{where}, {after}: {difference.name} is {other}, and was {ours} in this one")
+            listed = answer["lists"][n]
+            if n <= i and not observation.done and listed != episode.lists[n]:
+                ours = short(episode.lists[n])
+                raise Broken(
+                    f"{where}, {after}: the admissible actions are {short(listed)}, and were {ours} in this one"
+                )
 
     def closes(self, children: set[int]) -> str:
         """Check that closing is safe to repeat, and ends all processes but `children`, which were there before."""
@@ -644,6 +725,29 @@ class Checker:
         return "milliseconds, median and longest: " + ", ".join(
             f"{what} {statistics.median(values):.3g} and {max(values):.3g}" for what, values in self._known_times()
         )
+
+
+def replay_job(request: dict, environments: Any, on_step: Callable[..., None]) -> list[dict]:
+    """Play tasks in a worker (eexp/workers/worker.py); return everything that was answered in each of them."""
+    env = environments.get(request["env"])
+    answers = []
+    for play in request["plays"]:
+        on_step()
+        observation = env.reset(play["task"])
+        answer = {"instruction": env.instruction(), "outcomes": [], "lists": []}
+        for action in [*play["actions"], None]:
+            answer["outcomes"].append(observation.outcome())
+            answer["lists"].append(None if observation.done else env.admissible())
+            if action is not None:
+                on_step()
+                observation = env.step(action)
+        answers.append(answer)
+    return answers
+
+
+def _drawn(rng: random.Random, actions: list[str], n: int) -> list[str]:
+    """Return n of the actions, or all where there are fewer."""
+    return rng.sample(actions, min(n, len(actions)))
 
 
 @contextmanager

@@ -92,6 +92,8 @@ class ConformanceChecker(Checker):
         try:
             for step in (self.opens, self.splits, self.lists_tasks, self.plays):
                 step()
+            with suppress(NothingToCheck, WorthKnowing):
+                self.mask()
             self._other = self._timed("open", self.open_one)
         except (Broken, WorthKnowing, NothingToCheck, EexpError) as e:
             return str(e)
@@ -115,7 +117,10 @@ class ConformanceChecker(Checker):
         """Another instance gives the same answers."""
         for episode in reversed(self.episodes):
             self._repeat(self.other, episode, "in another instance", ask=False)
-        return f"{self._actions} actions"
+        try:
+            return f"{self._actions} actions; {self._compare_processes()} in another process"
+        except NothingToCheck as e:
+            return f"{self._actions} actions ({e})"
 
     def sessions_are_apart(self) -> str:
         """Two sessions that are played in turn do not influence each other."""

@@ -7,7 +7,7 @@ One rule for all stages that replay records. What a record does not hold is not 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
@@ -17,6 +17,8 @@ from eexp.records.record import succeeded
 
 #: Scores are equal up to this: an environment may add up its parts in another order, or write fewer digits.
 SCORE_TOLERANCE = 1e-6
+#: So many different texts that a mask makes equal are a mask that hides everything. Fewer may be random as a whole.
+FEWEST_ALIKE = 3
 
 Mask = Callable[[str], str]
 
@@ -52,6 +54,19 @@ class Difference:
             start = max(0, len(commonprefix([self.observed, self.recorded])) - 20)
             observed, recorded = (short(f"...{text[start:]}") for text in (self.observed, self.recorded))
         return observed, recorded
+
+
+def hidden_texts(mask: Mask, texts: Iterable[str]) -> int:
+    """Return how many different texts there are if a mask makes all of them equal, else 0.
+
+    No comparison of such texts can find a difference. Fewer than FEWEST_ALIKE texts show nothing.
+    """
+    different = dict.fromkeys(texts)
+    if len(different) < FEWEST_ALIKE:
+        return 0
+    first, *others = different
+    masked = mask(first)
+    return 0 if any(mask(text) != masked for text in others) else len(different)
 
 
 def text_difference(mask: Mask, key: str, observed: str, recorded: str | None) -> Difference | None:
