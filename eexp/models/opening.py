@@ -12,7 +12,7 @@ from eexp.errors import EexpError, UsageError
 from eexp.models.backends.fleet_file import fleet_spec, is_fleet
 from eexp.models.base import Engine, Model, Request, Samples
 from eexp.models.registry import BACKENDS, FLEET, GGUF, HTTP, TRANSFORMERS, spec_list
-from eexp.records.runs import split_adapter
+from eexp.records.runs import refuse_missing, split_adapter
 from eexp.system.late import large_imports
 
 Answer = Callable[[Iterable[Sequence[Request]]], Iterator[list[Samples]]]
@@ -98,6 +98,8 @@ def open_http(spec: str, engine: Engine) -> Model:
 
 def open_transformers(spec: str, engine: Engine) -> Model:
     """Open a model of transformers, with its adapter."""
+    base, _ = split_adapter(spec.removeprefix("hf:"))
+    refuse_missing(base)
     with large_imports():
         from eexp.models.backends.hf import HfModel
 

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -525,6 +526,29 @@ def test_an_environment_without_admissible_actions(data):
 def test_models_that_cannot_be_opened(model, code, message, data):
     run("branch", "-m", model, data["expert"]).one_error(code, message)
     run("eval", "house", "-n", "1", "-m", model).one_error(code, message)
+
+
+@pytest.mark.parametrize(("hub", "reason"), [("silent", "no answer within 3 s"), ("closed", "Connection refused")])
+def test_a_name_that_a_hub_out_of_reach_cannot_have(hub, reason, data, tmp_path):
+    """A mistyped directory is such a name; the library of the hub would try each of its files for half a minute."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if hub == "silent":
+            server.listen(20)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        env = environment(HF_HUB_OFFLINE="0", HF_ENDPOINT=address, HF_HOME=str(tmp_path), NO_PROXY="127.0.0.1")
+        for command in (
+            ["branch", "-m", "hf:agnt", data["expert"]],
+            ["finetune", "-m", "agnt", "-o", tmp_path / "out", data["imitation"]],
+            ["export", "no/agnt", "-o", tmp_path / "agnt.gguf"],
+            ["stats", "--tokenizer", "agnt", data["imitation"]],
+        ):
+            began = time.monotonic()
+            error = spawn(*command, env=env).one_error(1, "agnt: no such directory, and no such model in the")
+            assert f"{address} cannot be reached: " in error and reason in error
+            assert error.rstrip().endswith("(with HF_HUB_OFFLINE=1 it is not asked)")
+            assert time.monotonic() - began < 20, "the library would take 23 s and more"
+        run(*command).one_error(1, "agnt: no such directory", "HF_HUB_OFFLINE forbids to ask the hub")
 
 
 def test_models_that_a_command_cannot_use(data):
