@@ -551,6 +551,26 @@ def test_a_name_that_a_hub_out_of_reach_cannot_have(hub, reason, data, tmp_path)
         run(*command).one_error(1, "agnt: no such directory", "HF_HUB_OFFLINE forbids to ask the hub")
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["show", "-n", 10**22, "@expert"], "'-n' / '--number': 10000000000000000000000 is larger than 2147483647"),
+        (["select", "--by", "random", "-n", 10**22, "@expert"], "'-n' / '--number': 10000000000000000000000 is larger"),
+        (["expert", "house", "--skip", 2**31], "'--skip': 2147483648 is larger than 2147483647"),
+        (["score", "--context", 10**13, "@imitation"], "'--context': 10000000000000 is larger than 2147483647"),
+        (["score", "--threads", 10**6, "@imitation"], "'--threads': 1000000 is not in the range 1<=x<=512"),
+    ],
+)
+def test_numbers_that_are_too_large(command, message, data):
+    run(*(data[word[1:]] if str(word).startswith("@") else word for word in command)).one_error(2, message)
+
+
+def test_a_context_that_does_not_fit_into_memory(data):
+    """llama.cpp would fill the machine with it: it takes 2.5 TB."""
+    error = run("score", "--context", 2 * 10**9, data["imitation"]).one_error(1, "tiny: a context of 2,000,000,000 ")
+    assert error.endswith(" GB are free; give a smaller --context")
+
+
 def test_models_that_a_command_cannot_use(data):
     run("branch", "-m", "expert", data["expert"]).one_error(2, "never an alternative")
     run("reflect", "-m", "random", data["rollout"]).one_error(2, "random cannot write text")

@@ -733,6 +733,19 @@ def test_a_model_of_the_hub_is_downloaded(family, tmp_path, offline):
     run("export", "no/name", "-o", tmp_path / "b.gguf").one_error(1, "no/name: no such directory, and no such model in")
 
 
+def test_a_full_disk_is_one_line(tmp_path):
+    """NumPy does not say why it stopped to write; here, no file may have more than 100 kB."""
+    output = tmp_path / "model.gguf"
+    limited = ["bash", "-c", 'ulimit -f 100; exec "$@"', "bash", sys.executable, "-m", "eexp"]
+    command = [*limited, "export", "tiny", "-o", str(output)]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    (message,) = result.stderr.splitlines()
+    assert result.returncode == 1 and message.startswith(
+        f"error: {output}: cannot be written whole; is the disk full? "
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def test_needs_no_torch(family, tmp_path):
     where, _ = family("qwen2")
     script = (
