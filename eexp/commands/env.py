@@ -155,12 +155,14 @@ def check_command(
     if conformance:
         from eexp.envs.conformance import ConformanceChecker
 
-        requirements = ConformanceChecker(lambda: open_env(spec), **options).requirements()
-        if show_requirements(requirements, as_json):
+        conformance_checker = ConformanceChecker(lambda: open_env(spec), **options)
+        conformance_checker.shows_progress = True
+        if show_requirements(conformance_checker.requirements(), as_json):
             sys.exit(EXIT_FAILED)
         return
     style = get_style(os.environ.get("EEXP_PROMPT_STYLE") or DEFAULT_STYLE)
     checker = check.Checker(lambda: open_env(spec), **options, style=style)
+    checker.shows_progress = True
     if show_findings(checker.findings(), as_json):
         sys.exit(EXIT_FAILED)
 

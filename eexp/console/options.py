@@ -345,11 +345,13 @@ def chosen_style(
     return style
 
 
+MOST_THREADS = 512  # llama.cpp's GGML_MAX_N_THREADS, which it does not check: a million threads end it with SIGSEGV
+
 _ENGINE = [
     option(None, "--context", type=Whole(16), metavar="TOKENS").help(
         "Tokens that prompt and answer may take together.  [default: the model's own, 8192 at most]"
     ),
-    option(None, "--threads", type=Whole(1)).help(
+    option(None, "--threads", type=Whole(1, MOST_THREADS)).help(
         "CPU threads, for llama.cpp.  [default: all cores; 1 for models in files of up to 24 MB]"
     ),
     option(None, "--batch", type=Whole(1), metavar="TOKENS").help(

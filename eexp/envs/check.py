@@ -20,10 +20,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
-from os.path import commonprefix
 from typing import Any, TypeVar
 
 import orjson
@@ -31,16 +30,18 @@ import orjson
 from eexp.envs import forking
 from eexp.envs.answers import fault_of
 from eexp.envs.base import Environment, Observation
-from eexp.envs.differences import difference_between, hidden_texts
-from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, environment_errors, short
+from eexp.envs.differences import difference_between, excerpts, hidden_texts
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, describe, environment_errors, short
 from eexp.prompts import PromptStyle
 from eexp.records.equality import EXACT, form_of
 from eexp.records.record import succeeded
 from eexp.system.findings import FAILED, NOTE, OK, SKIPPED, Broken, Finding, NothingToCheck, WorthKnowing, must
+from eexp.system.terminal import Progress
 
 MOST_TASKS = 100_000  # tasks of a split that are looked at
 MOST_ACTIONS = 12  # actions of an episode
 LIGHT_STEP = 5.0  # milliseconds that a step of a light environment may take
+MOST_LOSSES = 3  # environments that may die or hang before the rest is skipped; each is opened anew
 POINTS = 3  # states of an episode at which branches are tried
 NONSENSE = ("", "xyzzy the plugh", 'say "\\"', "zwölf\n\t\N{SNOWMAN}", "open " * 400)
 
@@ -84,7 +85,12 @@ class Checker:
         actions: Actions to try where neither an expert nor a list of admissible actions names any.
         style: The prompt style whose completions are to hold the actions; None tries none.
         elsewhere: Returns the answer of `replay_job` to a job in another process; None where there is none.
+
+    Attributes:
+        shows_progress: Whether standard error says how far a long check has come.
     """
+
+    shows_progress = False
 
     def __init__(
         self,
@@ -107,6 +113,8 @@ class Checker:
         self.tasks: list[dict] = []
         self._env: Environment | None = None
         self._other: Environment | None = None
+        self._progress: Progress | None = None
+        self._losses = 0
 
     @property
     def env(self) -> Environment:
@@ -123,7 +131,8 @@ class Checker:
     def findings(self) -> Iterator[Finding]:
         """Make the checks, and yield one finding for each.
 
-        Where the environment itself fails (dies, hangs), or nothing can be played, the checks that follow are skipped.
+        Where the environment itself fails (dies, hangs), it is opened anew. The checks that follow are skipped where it
+        fails too often, or where nothing can be played.
         """
         children = _children()
         failed, omitted = "", []
@@ -207,16 +216,54 @@ class Checker:
     def _finding(self, check: Callable[[], str], name: str) -> tuple[Finding, bool]:
         """Run a check, which returns a detail; return its finding, and whether the following ones cannot be made."""
         try:
-            return Finding(name, OK, check()), False
+            with self.watched(name):
+                return Finding(name, OK, check()), False
         except NothingToCheck as e:
             return Finding(name, SKIPPED, str(e)), False
         except WorthKnowing as e:
             return Finding(name, NOTE, str(e)), False
         except Broken as e:
-            lacking = {"splits": not self.splits_to_list, "lists tasks": not self.tasks, "plays": True, "repeats": True}
-            return Finding(name, FAILED, str(e)), lacking.get(name, False)
+            return Finding(name, FAILED, str(e)), self._lacks(name)
         except EexpError as e:
-            return Finding(name, FAILED, str(e)), True
+            return Finding(name, FAILED, str(e)), not self._reopened() or self._lacks(name)
+
+    def _lacks(self, name: str) -> bool:
+        """Return whether a check that has failed leaves nothing with which the following ones can be made."""
+        return {
+            "splits": not self.splits_to_list,
+            "lists tasks": not self.tasks,
+            "plays": not any(episode.actions for episode in self.episodes),
+            "repeats": not any(episode.actions for episode in self.episodes),
+            "starts anew": self._other is None,
+        }.get(name, False)
+
+    def _reopened(self) -> bool:
+        """Open an environment that has died or hung anew, with its other instance; return whether it is open."""
+        self._losses += 1
+        if self._env is None or self._losses > MOST_LOSSES:
+            return False
+        alone, has_other = self._other is self._env, self._other is not None
+        for env in (self._env, self._other):
+            if env is not None:
+                with suppress(EexpError):
+                    env.close()
+        try:
+            self._env = self._timed("open", self.open_one)
+            if has_other:
+                self._other = self._env if alone else self._timed("open", self.open_one)
+        except (Broken, EexpError):
+            return False
+        return True
+
+    @contextmanager
+    def watched(self, name: str) -> Iterator[None]:
+        """Show how far a check has come."""
+        self._progress = Progress(f"env check: {name}", "answer", quiet=not self.shows_progress)
+        try:
+            yield
+        finally:
+            self._progress.close()
+            self._progress = None
 
     # -- the checks, in order ------------------------------------------------------------------------------------------
 
@@ -259,9 +306,20 @@ class Checker:
         return ", ".join(counts)
 
     def plays(self) -> str:
-        """Play the tasks for the first time."""
+        """Play the tasks for the first time; those that cannot be played are left out of what follows."""
+        problems: list[str] = []
         for task in self.tasks:
-            self.episodes.append(self._play(task))
+            try:
+                self.episodes.append(self._play(task))
+            except Broken as e:
+                problems.append(f"task {task['id']}: {e}")
+            except EexpError as e:
+                problems.append(f"task {task['id']}: {e}")
+                if not self._reopened():
+                    break
+        n_tasks, self.tasks = len(self.tasks), [episode.task for episode in self.episodes]
+        if problems:
+            raise Broken(f"{problems[0]}{_in_others(problems, n_tasks)}")
         steps = sum(len(episode.actions) for episode in self.episodes)
         over = all(episode.observations[0].done for episode in self.episodes)
         why = "the tasks are over at their beginning" if over else "neither an expert nor an admissible list tells one"
@@ -269,9 +327,20 @@ class Checker:
         return f"{len(self.episodes)} tasks, {steps} actions"
 
     def repeats(self) -> str:
-        """Check that the same actions lead to the same observations in the same environment."""
+        """Check that the same actions lead to the same observations in the same environment.
+
+        Episodes that do not repeat are left out of what follows.
+        """
+        problems, repeated = [], []
         for episode in reversed(self.episodes):
-            self._repeat(self.env, episode, "the second time")
+            try:
+                self._repeat(self.env, episode, "the second time")
+                repeated.insert(0, episode)
+            except Broken as e:
+                problems.append(str(e))
+        n_tasks, self.episodes = len(self.episodes), repeated
+        if problems:
+            raise Broken(f"{problems[0]}{_in_others(problems, n_tasks)}")
         return "the same actions lead to the same observations"
 
     def mask(self) -> str:
@@ -581,10 +650,9 @@ class Checker:
         """
         observation = self._ask("reset", episode.task, env=env)
         instruction = self._ask("instruction", env=env)
-        must(
-            instruction == episode.instruction,
-            f"{task_of(episode)}: the instruction is {short(instruction)} {when}, and was {short(episode.instruction)}",
-        )
+        if instruction != episode.instruction:
+            now, then = excerpts(instruction, episode.instruction)
+            raise Broken(f"{task_of(episode)}: the instruction is {now} {when}, and was {then} the first time")
         for i in range(len(episode.observations)):
             self._compare(env, episode, i, observation, when)
             if ask and not observation.done:
@@ -610,30 +678,32 @@ class Checker:
         first = episode.observations[i]
         if self._masked(env, observation) == self._masked(env, first):
             return
-        texts = [short(o.text) for o in (observation, first)]
-        if texts[0] == texts[1]:
-            texts = [short(str(o.outcome() | {"observation": "..."})) for o in (observation, first)]
-        if observation.text != first.text and texts[0] == texts[1]:
-            texts = [short(o.text[len(commonprefix([observation.text, first.text])) :]) for o in (observation, first)]
-        raise Broken(f"{_where(episode, i)}: {texts[0]} {when}, and {texts[1]} the first time")
+        now, then = self._differing(env, observation, first)
+        raise Broken(f"{_where(episode, i)}: {now} {when}, and {then} the first time")
+
+    def _differing(self, env: Environment, observation: Observation, other: Observation) -> tuple[str, str]:
+        """Return excerpts of two observations in which they differ: of their texts after the mask, or of the rest."""
+        one, two = (asdict(self._masked(env, o)) for o in (observation, other))
+        if one["text"] != two["text"]:
+            return excerpts(one["text"], two["text"])
+        keys = [key for key in one if one[key] != two[key]]
+        return excerpts(*(", ".join(f"{key} {values[key]!r}" for key in keys) for values in (one, two)))
 
     def _compare_lists(self, env: Environment, episode: ReferenceEpisode, i: int, when: str) -> None:
         """Raise Broken if the admissible actions are not those of state number i."""
         listed = self._list(env)
         if listed != episode.lists[i]:
+            now, then = excerpts(listed, episode.lists[i])
             raise Broken(
-                f"{_where(episode, i)}: the admissible actions are {short(listed)} {when}, "
-                f"and were {short(episode.lists[i])} the first time"
+                f"{_where(episode, i)}: the admissible actions are {now} {when}, and were {then} the first time"
             )
 
     def _compare_advice(self, env: Environment, episode: ReferenceEpisode, i: int, when: str) -> None:
         """Raise Broken if the expert's action is not that of state number i."""
         advice = self._ask("expert", env=env)
         if advice != episode.advice[i]:
-            raise Broken(
-                f"{_where(episode, i)}: the expert's action is {short(advice)} {when}, "
-                f"and was {short(episode.advice[i])} the first time"
-            )
+            now, then = excerpts(advice, episode.advice[i])
+            raise Broken(f"{_where(episode, i)}: the expert's action is {now} {when}, and was {then} the first time")
 
     def _masked(self, env: Environment, observation: Observation) -> Observation:
         return replace(observation, text=env.mask(observation.text))
@@ -660,9 +730,10 @@ class Checker:
                 for action, replayed in zip(alternatives.get(i, []), expected.get(i, [])):
                     observation = self._timed(f"fork ({way})", partial(execute, action))
                     if self._masked(self.env, observation) != self._masked(self.env, replayed):
+                        forked, other = self._differing(self.env, observation, replayed)
                         raise Broken(
-                            f"{_where(episode, i)}: {short(action)} leads to {short(observation.text)} in a fork by "
-                            f"{way}, and to {short(replayed.text)} in a replay"
+                            f"{_where(episode, i)}: {short(action)} leads to {forked} in a fork by {way}, and to "
+                            f"{other} in a replay"
                         )
 
         self._repeat(self.env, episode, f"after forks by {way}", between=branch)
@@ -714,8 +785,10 @@ class Checker:
         except (EexpError, Broken):
             raise
         except Exception as e:
-            raise Broken(f"{what}: raised {type(e).__name__}: {' '.join(str(e).split())}") from e
+            raise Broken(f"{what}: raised {describe(e)}") from e
         finally:
+            if self._progress:
+                self._progress.advance()
             self.durations[what].append(1000 * (time.perf_counter() - began))
 
     def _known_times(self) -> list[tuple[str, list[float]]]:
@@ -776,6 +849,11 @@ def _children() -> set[int]:
     import psutil
 
     return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def _in_others(problems: list[str], n_tasks: int) -> str:
+    """Return in how many tasks there is a problem, where it is not the only one."""
+    return f"; {len(problems)} of {n_tasks} tasks fail" if len(problems) > 1 else ""
 
 
 def task_of(episode: ReferenceEpisode) -> str:

@@ -74,7 +74,9 @@ class ConformanceChecker(Checker):
                     yield Requirement(number, name, NOT_CHECKED, problem)
                     continue
                 try:
-                    yield Requirement(number, name, MET, check())
+                    with self.watched(name):
+                        detail = check()
+                    yield Requirement(number, name, MET, detail)
                 except NothingToCheck as e:
                     yield Requirement(number, name, NOT_OFFERED, str(e))
                 except Broken as e:
@@ -364,9 +366,7 @@ class ConformanceChecker(Checker):
         """Execute an alternative and raise Broken unless it leads to what it leads to in a replay."""
         observation = self._ask("step", action, env=env)
         if self._masked(self.env, observation) != self._masked(self.env, expected):
-            got, wanted = short(observation.text), short(expected.text)
-            if got == wanted:
-                got, wanted = (short(str(o.outcome() | {"observation": "..."})) for o in (observation, expected))
+            got, wanted = self._differing(self.env, observation, expected)
             raise Broken(f"{_place(one)}: {short(action)} leads to {got} {when}, and to {wanted} in a replay")
 
     def _ask_state(self, method: str, *args: object) -> object:

@@ -49,11 +49,18 @@ class Difference:
 
     def excerpts(self) -> tuple[str, str]:
         """Return both values as messages quote them; of long texts, the parts in which they differ."""
-        observed, recorded = short(self.observed), short(self.recorded)
-        if observed == recorded and isinstance(self.observed, str):
-            start = max(0, len(commonprefix([self.observed, self.recorded])) - 20)
-            observed, recorded = (short(f"...{text[start:]}") for text in (self.observed, self.recorded))
-        return observed, recorded
+        return excerpts(self.observed, self.recorded)
+
+
+def excerpts(one: Any, other: Any) -> tuple[str, str]:
+    """Return two different values as messages quote them; of long ones, the parts in which they differ."""
+    quoted = short(one), short(other)
+    if quoted[0] != quoted[1]:
+        return quoted
+    texts = [value if isinstance(value, str) else repr(value) for value in (one, other)]
+    start = max(0, len(commonprefix(texts)) - 20)
+    first, second = (f"{'...' * (start > 0)}{text[start : start + 57]}" for text in texts)
+    return (repr(first), repr(second)) if isinstance(one, str) and isinstance(other, str) else (first, second)
 
 
 def hidden_texts(mask: Mask, texts: Iterable[str]) -> int:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from eexp.errors import EexpError, UsageError, unexpected_error
+from eexp.errors import EexpError, UsageError, describe, unexpected_error
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -155,7 +155,7 @@ class Registry:
         except (ImportError, AttributeError) as e:
             raise EexpError(f"{what} cannot be loaded: {' '.join(str(e).split())}") from e
         except (Exception, SystemExit) as e:  # a mistake in another package
-            raise EexpError(f"{what} cannot be loaded: {type(e).__name__}: {' '.join(str(e).split())}") from e
+            raise EexpError(f"{what} cannot be loaded: {describe(e)}") from e
 
 
 def _with_errors_in_one_line(function: Callable[..., T], where: str) -> Callable[..., T]:

@@ -110,6 +110,24 @@ def test_expert_leaves_out_trajectories_without_success():
     assert f"{10 - len(result.records)} trajectories left out: the expert did not succeed" in result.err
 
 
+def test_trajectories_without_success_are_set_aside_when_asked(tmp_path):
+    """With --rejects FILE, each is in FILE whole, and the exit code says so; --shard marks it."""
+    args, rejects = ["expert", "house", "-n", 4, "--noise", 0.5], tmp_path / "rejects"
+    every = {r["id"]: r for r in run(*args, "--all").ok().records}
+    kept = run(*args).ok().records
+    lost = [i for i in every if i not in {r["id"] for r in kept}]
+    assert kept and lost
+    for more in ([], ["--shard", "1/1"]):
+        result = run(*args, *more, "--rejects", rejects).ok(4)
+        assert [r["id"] for r in result.records if r["type"] == "trajectory"] == [r["id"] for r in kept]
+        aside = [r for r in read(rejects) if r["type"] == "reject"]
+        assert [r["record"] for r in aside] == [{k: v for k, v in every[i].items() if k != "lineage"} for i in lost]
+        assert all(r["error"] == "$.outcome: the expert did not succeed" for r in aside)
+        assert f"{len(lost)} set aside in {rejects}" in result.err
+        assert result.err.count(f"expert: set aside: {lost[0]}: ") == 1
+    assert "2 set aside" in run(*args, "--on-error", "skip").ok(4).err and len(lost) == 2
+
+
 def test_the_house_repeats_an_experts_path(experts):
     for t in experts:
         house = House()

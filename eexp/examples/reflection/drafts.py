@@ -38,7 +38,7 @@ class Draft:
     refused: list[dict[str, str]] = field(default_factory=list)
     left_out: str = ""  # the reason why a rule says nothing about the state, for the summary
     error: InputError | None = None  # the reason why the state is set aside
-    dropped: InputError | None = None  # the reason why the state gets no reflection, where that is no error
+    dropped: InputError | None = None  # the reason why the state is set aside, where that never ends the run
     counts: dict[str, int] = field(default_factory=dict)  # numbers for the summary
     more: dict[str, Any] = field(default_factory=dict)  # further fields of the example
 
@@ -54,11 +54,6 @@ class Draft:
     def refuse(self, guard: str, fault: str, text: str) -> None:
         """Record a text that is refused, with the reason."""
         self.refused.append({"guard": guard, "fault": fault, "text": text})
-        self.count(f"text[s] refused by {guard}")
-
-    def drop(self, guard: str, reason: InputError) -> None:
-        """Leave the state without a reflection, which is no error."""
-        self.dropped = reason
         self.count(f"text[s] refused by {guard}")
 
     def check_completion(self, style: PromptStyle) -> None:
@@ -146,12 +141,13 @@ class Draft:
             else:
                 self.error = reason
 
-    def report(self, count: Count, keep: OnError, on_error: OnError) -> bool:
+    def report(self, count: Count, keep: OnError, on_refused: OnError, on_error: OnError) -> bool:
         """Report the counts and the refused texts, and return whether there is a reflection.
 
         Args:
             count: A function that adds to the summary.
             keep: A function that takes the refused texts of a state that is not set aside.
+            on_refused: A function that takes the texts of a state that gets no reflection because of them.
             on_error: A function that takes the trajectory of a state that is set aside.
         """
         trajectory, where = self.situation.trajectory, f"$.steps[{self.situation.i}]"
@@ -161,8 +157,10 @@ class Draft:
             return False
         if self.error:
             on_error(trajectory, self.error.at(where))
-        elif self.dropped or self.refused:
-            reason = self.dropped or InputError("texts were refused or cut first", evidence={"texts": self.refused})
+        elif self.dropped:
+            on_refused({"type": "trajectory", "id": trajectory["id"]}, self.dropped.at(where))
+        elif self.refused:
+            reason = InputError("texts were refused or cut first", evidence={"texts": self.refused})
             keep({"type": "trajectory", "id": trajectory["id"]}, reason.at(where))
         return not (self.error or self.dropped)
 

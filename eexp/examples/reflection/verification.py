@@ -122,9 +122,9 @@ def record_gain(draft: Draft, without: Samples, after: Samples) -> None:
         numbers["contender"] = {"action": compared_actions(draft)[1 + best], "after": others[best]}
         fault = fault or "makes another action more probable"
     if fault:
-        draft.drop(
-            "verify", InputError(f"refused by verify: the text {fault}", evidence={**numbers, "text": draft.text})
-        )
+        draft.refuse("verify", fault, draft.text)
+        texts = {"texts": draft.refused}  # with those that a guard refused before
+        draft.dropped = InputError(f"refused by verify: the text {fault}", evidence={**numbers, **texts})
     else:
         draft.more["gain"] = gain
 

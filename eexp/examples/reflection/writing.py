@@ -27,6 +27,7 @@ def reflect(
     skip: Skip = skip_none,
     count: Count = no_count,
     keep: OnError = ignore_error,
+    on_refused: OnError = ignore_error,
     on_error: OnError = stop_at_error,
     shared: SharedSentences | None = None,
 ) -> Iterator[dict]:
@@ -39,6 +40,8 @@ def reflect(
         scorer: Verifies them (`verification.verify_drafts`); None leaves that out.
         count: Called with the numbers of states that are left out and of texts that are refused.
         keep: Called with the texts that were refused, where the state is not set aside because of them.
+        on_refused: Called with the states that get no reflection because the scorer refuses their texts, or because no
+            thought of the model's own ends in the expert's action.
         on_error: Called with the states that are set aside because no text could be used, or because a completion of
             this style cannot hold their action.
         shared: Counts the sentences that reflections have in common.
@@ -56,7 +59,7 @@ def reflect(
         for draft in drafts:
             if draft.text:
                 draft.check_completion(style)
-            if not draft.skipped and draft.report(count, keep, on_error):
+            if not draft.skipped and draft.report(count, keep, on_refused, on_error):
                 if shared:
                     shared.add(draft.text)
                 yield draft.example(style, settings.kind)
