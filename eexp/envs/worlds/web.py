@@ -116,6 +116,7 @@ class Web(Environment):
         self._pictures = Pictures(screenshots) if screenshots else None
         base = Path(tasks).resolve().parent
         self._site = Site(self._file.site, base, self._limit)
+        self.depends_on_timing = self._site.begins_anew  # else nothing can be played twice in the same way
         storage = self._file.site.storage
         self._stored = read_storage(base / storage, self._site.address) if storage else None
         self._browser: chromium.Browser | None = None

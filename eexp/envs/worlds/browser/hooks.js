@@ -66,8 +66,9 @@
   };
 
   // The clocks of this page and of its frames, without those of frames from elsewhere.
+  const { querySelectorAll } = Document.prototype; // a page can hide a document's own by an element's name
   const clocks = () => {
-    const frames = [...document.querySelectorAll("iframe")].map((el) => el.contentDocument && el.contentWindow.eexpClock);
+    const frames = [...querySelectorAll.call(document, "iframe")].map((el) => el.contentDocument && el.contentWindow.eexpClock);
     return [clock, ...frames.filter((one) => one && typeof one.due === "function")]; // and no element of this id
   };
   // Let a part of so many milliseconds pass, with the first timers that are due, or all; return how many are left.
@@ -153,7 +154,7 @@
   // page.js asks by an event, and gets the numbers of the elements that listen, in document order, and whether something
   // happens by itself later. The two worlds share no values but the browser's own objects, and of these visualViewport
   // keeps its listeners when a page opens its document anew.
-  const { querySelectorAll } = Document.prototype, { dispatchEvent } = EventTarget.prototype, RealEvent = CustomEvent;
+  const { dispatchEvent } = EventTarget.prototype, RealEvent = CustomEvent;
   realAdd.call(visualViewport, "eexp-ask", () => {
     const answer = { clicked: [], pressed: [], waiting: false };
     querySelectorAll.call(document, "*").forEach((el, number) => {
