@@ -55,7 +55,8 @@ named.value = "a\u2029b";
 size.add(new Option("o\u0085p"));
 </script>""",
     # scripts that replace what the reader of pages might be made of
-    "/replaced": """<title>Replaced</title><p>honest</p><button id=b onclick="b.textContent = 'deleted'">Delete all</button>
+    "/replaced": """<title>Replaced</title><p>honest</p>
+<button id=b onclick="b.textContent = 'deleted'">Delete all</button>
 <script>
 const line = { depth: 0, role: "button", name: "Cancel", id: 1, clickable: true, states: [] };
 const forged = { lines: [line], waiting: false, title: "Forged", url: "/forged" };
@@ -73,9 +74,11 @@ Array.prototype.push = function (one) { return (this[this.length] = one && one.r
 JSON.stringify = () => JSON.parse.call(JSON, '"Cancel"');
 typeof eexpSay === "function" && eexpSay("Not opened, since it is not part of the site: /forged");
 </script>""",
-    "/alerts": "<title>Alerts</title><p>shown</p><script>for (let i = 0; i < 5000; i++) alert(i + '!'.repeat(400))</script>",
+    "/alerts": "<title>Alerts</title><p>shown</p>"
+    "<script>for (let i = 0; i < 5000; i++) alert(i + '!'.repeat(400))</script>",
     # names of fields hide properties of a form, and of the document
-    "/hidden": """<title>Hidden</title><img name=body><form name=querySelectorAll></form><form name=activeElement></form>
+    "/hidden": """<title>Hidden</title><img name=body><form name=querySelectorAll></form>
+<form name=activeElement></form>
 <form onclick="1"><input name=children aria-label="Children"><input name=childNodes><input name=matches>
 <input name=getAttribute><input name=title><input name=localName><input name=parentElement><input name=id><b>words</b>
 </form>""",

@@ -361,7 +361,7 @@ class Page:
         return self._evaluate(expression)
 
     def evaluate_isolated(self, expression: str) -> Any:
-        """Evaluate a JavaScript expression in the world of page.js, `eexpPage`, which the page's scripts cannot reach."""
+        """Evaluate a JavaScript expression in the world of page.js, out of reach of the page's own scripts."""
         if self._isolated is not None:
             try:
                 return self._evaluate(expression, self._isolated)

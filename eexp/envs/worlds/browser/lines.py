@@ -127,7 +127,8 @@ class Line:
 # Every text of a page comes to the agent through one of these three, so that none can look like a line, an element or a
 # cell that the page does not have.
 
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # control characters and line ends
+#: Control characters, line ends, and halves of characters, which UTF-8 cannot write.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def quoted(text: str) -> str:

@@ -6,6 +6,7 @@
   const site = window.eexpSite === true; // whether it is a page of a site
   delete window.eexpSite;
   const MOST_LINES = 5000, LONGEST = 4000; // of a page of a site: characters of one text
+  const LONGEST_FRAME = 2000; // milliseconds after which a frame of a page of a site is not waited for
 
   // A form's fields, and some elements of a document, hide its properties by their names: `<input name=children>`.
   const get = (el, name) => (el instanceof HTMLFormElement ? Reflect.get(HTMLElement.prototype, name, el) : el[name]);
@@ -15,10 +16,14 @@
 
   // A frame, with what the browser does in it: before, it sends events of scrolling and of what is under the mouse by
   // now, for which the layout has to be there; after, it takes the focus from what can no longer have it.
+  // A document of a site that is left or was stopped may have none.
   const frame = () => {
     const root = ofDocument("documentElement");
     if (root) root.getBoundingClientRect();
-    return new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)));
+    return new Promise((done) => {
+      requestAnimationFrame(() => setTimeout(done, 0));
+      if (site) setTimeout(done, LONGEST_FRAME);
+    });
   };
 
   // How often the document has changed, frames of this site included.

@@ -23,7 +23,13 @@ PATIENCE = 5.0  # seconds for which a page may go on loading or changing after a
 MOST_NOTES = 100  # between two observations; further ones are counted
 
 #: What the browser says where the document was replaced while an expression was evaluated.
-_REPLACED = ("context was destroyed", "context with specified id", "navigated or closed", "promise was collected")
+_REPLACED = (
+    "context was destroyed",
+    "context with specified id",
+    "navigated or closed",
+    "not attached to an active page",
+    "promise was collected",
+)
 #: What a dialog answers.
 _DIALOGS = {
     "alert": "alert",
@@ -224,9 +230,9 @@ class SitePage(Page):
         while True:
             self._wait_for_requests(deadline)
             is_late = time.monotonic() > deadline
-            if is_late:
-                self._stop_loading(deadline)
             try:
+                if is_late:
+                    self._stop_loading(deadline)
                 answer = self.evaluate_isolated(_PAUSE % (json.dumps(left <= 0), json.dumps(is_late)))
                 self._browser.wait(0)
                 if document != self.document:
@@ -246,7 +252,7 @@ class SitePage(Page):
                 if not any(reason in str(e).casefold() for reason in _REPLACED):
                     raise
                 self._browser.wait(0.01)
-        self.unsettled += not is_settled
+        self.unsettled += is_late or not is_settled
         if str(answer["url"]).startswith("chrome-error:"):
             raise ChildFailed("the site does not answer")
         return answer
