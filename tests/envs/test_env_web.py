@@ -587,7 +587,7 @@ def test_a_restless_page_is_read_in_the_end(tmp_path, capfd):
         begin(env)
         before = time.monotonic()
         assert 'page "Restless"' in env.step("open /restless").text and time.monotonic() - before < 30
-    assert "web: 1 page was read when the time was up, before coming to rest" in capfd.readouterr().err
+    assert ": 1 page was read when the time was up, before coming to rest" in capfd.readouterr().err
 
 
 @needs_browser
