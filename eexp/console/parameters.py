@@ -38,7 +38,7 @@ class WholeRange(click.IntRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         number = super().convert(value, param, ctx)
-        if number > LARGEST:
+        if number > LARGEST and self.max is None:
             self.fail(f"{number} is larger than {LARGEST}, the largest number here", param, ctx)
         return number
 

@@ -126,7 +126,13 @@ def test_the_check_finds_each_lie(liar):
     assert any(finding.verdict == FAILED for finding in findings)
 
 
-def test_the_check_finds_nothing_where_nothing_is_wrong():
+@pytest.fixture
+def not_forked(monkeypatch):
+    """Let no check fork this process: tests before it may have started threads here."""
+    monkeypatch.setattr(liars.Honest, "in_process", False)
+
+
+def test_the_check_finds_nothing_where_nothing_is_wrong(not_forked):
     failed = [f for f in Checker(liars.Honest, tasks=4, limit=10.0).findings() if f.verdict == FAILED]
     assert not failed
 
@@ -154,7 +160,7 @@ def test_a_cache_of_the_process_is_found_by_a_replay_in_another_one(many, worker
     assert int(number) >= 15
 
 
-def test_the_check_compares_with_another_process(monkeypatch):
+def test_the_check_compares_with_another_process(monkeypatch, not_forked):
     monkeypatch.setenv("PYTHONPATH", TESTS)
     assert b" lead to the same in another process" in run("env", "check", "liars:Honest").ok().out
     requirement = r" 3  NOT MET +instances agree +task train/\d+ in another process, "
@@ -168,7 +174,7 @@ def test_the_check_compares_with_another_process(monkeypatch):
 
 
 @pytest.mark.parametrize("liar", liars.MASKS, ids=lambda liar: liar.__name__)
-def test_a_mask_that_leaves_nothing_ends_the_run_and_fails_the_check(branched, liar, monkeypatch):
+def test_a_mask_that_leaves_nothing_ends_the_run_and_fails_the_check(branched, liar, monkeypatch, not_forked):
     for settings in ({}, {"audit": 0}, {"fork": "replay"}):
         message = message_of(branched, liar(), **settings)
         assert message.startswith(f"house/train/0: the mask of {liar.spec} leaves nothing in which ")

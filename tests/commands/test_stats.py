@@ -114,7 +114,9 @@ def test_a_key_that_looks_like_a_task_is_none(data, tmp_path):
 
 
 def test_a_model_without_a_tokenizer_is_named(data, tmp_path):
-    run("show", "--row", tmp_path / "none", data["imitation"]).one_error(1, "none: no tokenizer")
+    run("show", "--row", tmp_path / "none", data["imitation"]).one_error(1, "model directory not found: ")
+    (tmp_path / "empty").mkdir()
+    run("show", "--row", tmp_path / "empty", data["imitation"]).one_error(1, "empty: no tokenizer")
     run("stats", "--tokenizer", "http://localhost:1/v1#m", data["imitation"]).one_error(2, "has no tokenizer")
 
 
