@@ -21,7 +21,7 @@ import orjson
 from eexp.acting.settings import RelabelSettings
 from eexp.envs.base import Environment
 from eexp.envs.listing import offered, trajectory_step
-from eexp.errors import InputError, UsageError, short
+from eexp.errors import EnvironmentFailed, InputError, UsageError, short
 from eexp.records.callbacks import Count, OnError, ignore_error, no_count, stop_at_error
 from eexp.records.record import alternatives_of, expert_outcome, seed_of, succeeded
 from eexp.workers.jobs import Runner, job_of, results
@@ -157,12 +157,11 @@ def continuations_of(paths: Iterable[Path]) -> Continuations:
 
 
 def stitched(path: Path, continuations: Continuations, more: int) -> Iterator[Path]:
-    """Yield a path, and its extensions by up to `more` actions that come to no observation twice."""
+    """Yield a path, and its extensions by up to `more` actions."""
     yield path
     if more:
         for action, observation in continuations.get(path.observations[-1], {}).items():
-            if observation not in path.observations:
-                yield from stitched(path.extended(action, observation), continuations, more - 1)
+            yield from stitched(path.extended(action, observation), continuations, more - 1)
 
 
 # -- tasks -------------------------------------------------------------------------------------------------------------
@@ -286,7 +285,12 @@ def execute_job(request: dict, environments: Any, on_step: Callable[..., None]) 
 
     def execute(actions: list[str]) -> dict:
         on_step()
-        observation = first = env.reset(task)
+        try:
+            observation = first = env.reset(task)
+        except InputError as e:
+            if isinstance(e, EnvironmentFailed):
+                raise
+            raise _NotSolved(f"the environment has no such task: {e.message}", evidence=e.evidence) from None
         instruction, steps = env.instruction(), []
         for i, action in enumerate(actions):
             if observation.done or succeeded(observation.outcome()):

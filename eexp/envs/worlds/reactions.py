@@ -247,13 +247,14 @@ class Reactions(Environment):
         held = [world.thing]
         for action in actions:
             world.over = False  # the path may go on after the goal of its own task
-            if not world.step(action).valid or world.thing in (RUINED, *held):
+            if not world.step(action).valid or world.thing == RUINED:
                 return []
             held.append(world.thing)
         split, end = str(task["id"]).partition("/")[0], self.names[held[-1]]
         return [
             (since, {"id": f"{split}/{self.names[held[since]]}/{end}", "split": split, "world": WORLD})
             for since in range(max(0, len(actions) - STEPS), len(actions))
+            if len({*held[since:]}) == len(held[since:])
         ]
 
     def fork(self) -> Reactions:
