@@ -205,8 +205,15 @@ def _refused(base: Method | None, other: Method, confidence: float, looks: int) 
 
 
 def _correct(rows: list[dict]) -> None:
-    """Add Holm's correction over all rows that are compared with the baseline."""
+    """Add Holm's correction over all rows that are compared with the baseline.
+
+    `p_holm_bound` is the correction of p values of which none counts as less than the exact test of so few runs can
+    give. Tables do not show a smaller `p_holm`.
+    """
     for key, corrected in (("p", "p_holm"), ("p_exact", "p_exact_holm")):
         compared = [row for row in rows if row.get(key) is not None]
         for row, p in zip(compared, exact_tests.holm([row[key] for row in compared])):
             row[corrected] = p
+    compared = [row for row in rows if row.get("p") is not None]
+    for row, p in zip(compared, exact_tests.holm([max(row["p"], row["p_exact_least"] or 0.0) for row in compared])):
+        row["p_holm_bound"] = p

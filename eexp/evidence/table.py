@@ -33,10 +33,10 @@ def comparison_table(rows: Sequence[dict], *, by_kind: bool = False, refused: bo
         columns += [("difference", lambda r: _points(r.get("difference"))), ("interval", _interval)]
         if any("won" in row for row in compared):
             columns.append(("won/lost", lambda r: f"{r['won']}/{r['lost']}" if "won" in r else ""))
-        columns.append(("p", lambda r: _p(r.get("p"))))
+        columns.append(("p", lambda r: shown_p(r.get("p"), r.get("p_exact_least"))))
         if len(compared) > 1:
-            columns.append(("Holm", lambda r: _p(r.get("p_holm"))))
-        columns += [("exact p", lambda r: _p(r.get("p_exact"))), ("finds", _finds)]
+            columns.append(("Holm", lambda r: shown_p(r.get("p_holm"), r.get("p_holm_bound"))))
+        columns += [("exact p", lambda r: shown_p(r.get("p_exact"))), ("finds", _finds)]
     lines = align([[title for title, _ in columns], *([cell(row) for _, cell in columns] for row in rows)])
     lines += _explanations(rows, compared)
     lines += _remarks(rows)
@@ -78,9 +78,17 @@ def _finds(row: dict) -> str:
     return "none" if row["detectable"] is None else f"{100 * row['detectable']:.1f}"
 
 
-def _p(value: float | None) -> str:
+def shown_p(value: float | None, least: float | None = None) -> str:
+    """Return a p value as text, empty for None.
+
+    Args:
+        value: The p value.
+        least: The smallest p value that the numbers of runs can support. A smaller `value` is shown as "<" and this.
+    """
     if value is None:
         return ""
+    if least is not None and value < least:
+        return f"<{rounded_p(least)}"
     return rounded_p(value) if value >= 1e-4 else "<0.0001"
 
 
@@ -113,6 +121,10 @@ def _explanations(rows: Sequence[dict], compared: Sequence[dict]) -> list[str]:
     least = {row["p_exact_least"]: row for row in compared if (row.get("p_exact_least") or 0) > 0.05}
     for p, row in least.items():
         lines.append(f"exact p: with {runs[base]} and {row['runs']} runs it cannot be below {p:.2g}")
+    low = {row["p_exact_least"]: row for row in compared if (row["p"] or 1) < (row["p_exact_least"] or 0)}
+    for p, row in low.items():
+        corrected = "; Holm: that, corrected" if len(compared) > 1 else ""
+        lines.append(f"p: with {runs[base]} and {row['runs']} runs no p below {rounded_p(p)} is shown{corrected}")
     if any(row.get("looks") for row in compared):
         lines.append(f"intervals of differences, p and exact p allow for {compared[0]['looks']} looks")
     return lines
@@ -160,7 +172,7 @@ def _refused(rows: Sequence[dict]) -> list[str]:
         result = row["refused"]
         cells.append([row["name"], f"{result['mean']:.1%}"])
         if "difference" in result:
-            cells[-1] += [_points(result["difference"]), _interval(result), _p(result["p"])]
+            cells[-1] += [_points(result["difference"]), _interval(result), shown_p(result["p"], row["p_exact_least"])]
     head = ["refused actions, mean over tasks", "share", "difference", "interval", "p"]
     width = max(map(len, cells))
     return align([line + [""] * (width - len(line)) for line in (head[:width], *cells)])

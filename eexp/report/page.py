@@ -116,8 +116,10 @@ def points(number: float | None) -> Markup:
     return value(number, None if number is None else charts.signed(100 * number, 1))
 
 
-def p_value(number: float | None) -> Markup:
-    """Render a p value."""
+def p_value(number: float | None, least: float | None = None) -> Markup:
+    """Render a p value; as "<" and `least`, the smallest that the numbers of runs can support, where it is lower."""
+    if number is not None and least is not None and number < least:
+        return value(number, f"< {rounded_p(least)}")
     return value(number, None if number is None else "< 0.001" if number < 0.001 else rounded_p(number))
 
 
@@ -169,7 +171,7 @@ def findings(rows: Sequence[dict], confidence: float) -> list[Markup]:
                 size,
                 base["name"],
                 interval_text,
-                p_value(row["p_holm"]),
+                p_value(row["p_holm"], row["p_holm_bound"]),
                 _exact_caveat(row, 1 - confidence),
             )
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import mean
 
 from eexp.evidence.comparison import compare
+from eexp.evidence.table import shown_p
 from eexp.records.jsonl import read
 
 
@@ -52,7 +53,8 @@ def main() -> None:
         row = compared.get(name, {})
         if row.get("difference_low") is not None:
             interval = f"{100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}"
-            cells.append(f"  {100 * row['difference']:+10.1f}  {interval:>14}  {row['p_holm']:>8.2g}")
+            p = shown_p(row["p_holm"], row["p_holm_bound"])
+            cells.append(f"  {100 * row['difference']:+10.1f}  {interval:>14}  {p:>8}")
         else:
             cells.append(" " * 38)
         by_seed = " ".join(f"{100 * mean(e['success'] for e in seed):.1f}" for seed in seeds)

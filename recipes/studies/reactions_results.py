@@ -21,6 +21,7 @@ from statistics import mean
 
 from eexp.envs.opening import open_env
 from eexp.evidence.comparison import compare
+from eexp.evidence.table import shown_p
 from eexp.records.jsonl import read
 from eexp.records.record import expert_outcome
 
@@ -134,7 +135,8 @@ def show(study: Path, rows: list[str] | None, only: str | None, new_goals: bool,
         if row.get("difference") is not None:
             interval = f"{100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}"
             exact = "-" if row.get("p_exact") is None else f"{row['p_exact']:.2g}"
-            cells.append(f"  {100 * row['difference']:+10.1f}  {interval:>14}  {row['p_holm']:>8.2g}  {exact:>7}")
+            p = shown_p(row["p_holm"], row["p_holm_bound"])
+            cells.append(f"  {100 * row['difference']:+10.1f}  {interval:>14}  {p:>8}  {exact:>7}")
         else:
             cells.append(" " * 47)
         true = claims_true(played, edges)[True]

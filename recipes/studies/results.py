@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from eexp.evidence.comparison import compare
+from eexp.evidence.table import shown_p
 from eexp.records.jsonl import read
 from eexp.system.terminal import align
 
@@ -49,7 +50,7 @@ def table(rows: list[dict]) -> str:
         cells = [row["name"], by_seed, f"{100 * row['rate']:.1f}"]
         if row.get("difference_low") is not None:
             ends = f"{100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}"
-            cells += [f"{100 * row['difference']:+.1f}", ends, f"{row['p_holm']:.2g}"]
+            cells += [f"{100 * row['difference']:+.1f}", ends, shown_p(row["p_holm"], row["p_holm_bound"])]
         else:
             cells += ["", "", ""]
         lines.append([*cells, f"{row['invalid_actions']:.1%}", f"{row['thoughts']:.0%}"])

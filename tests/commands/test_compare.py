@@ -122,6 +122,27 @@ def test_holm_over_all_methods():
     assert all(row["p_holm"] >= row["p"] and row["p_exact_holm"] >= row["p_exact"] for row in compared)
 
 
+def test_no_p_is_shown_below_what_the_runs_can_support():
+    """Five runs against five cannot give an exact p below 2 of 252, however small the p of the interval."""
+    rates = {"a": 0.05, "b": 0.4, "c": 0.5, "d": 0.06}
+    groups = {
+        name: [_episodes(_drawn(240, rate, 10 * i + seed)) for seed in range(5)]
+        for i, (name, rate) in enumerate(rates.items())
+    }
+    rows = compare(groups)
+    _, b, c, d = rows
+    assert max(b["p"], c["p"]) < 1e-6 < 2 / 252 < d["p"], "the numbers for programs stay"
+    assert b["p_holm_bound"] == c["p_holm_bound"] == pytest.approx(3 * 2 / 252) == b["p_exact_holm"]
+    assert d["p_holm_bound"] == d["p_holm"]
+    table = comparison_table(rows)
+    cells = {line.split()[0]: line for line in table.splitlines() if line[:2] in ("b ", "c ", "d ")}
+    assert all(cells[name].split()[-4:-1] == ["<0.0079", "<0.024", "0.0079"] for name in "bc"), table
+    assert "<" not in cells["d"] and "<0.0001" not in table
+    assert "p: with 5 and 5 runs no p below 0.0079 is shown; Holm: that, corrected" in table
+    once = comparison_table(compare({name: runs[:1] for name, runs in groups.items()}))
+    assert "<0.0001" in once and "is shown" not in once, "one run each: p is over tasks, for these models alone"
+
+
 def test_several_looks_widen_the_intervals():
     groups = {"a": [_episodes(_drawn(200, 0.4, 1))], "b": [_episodes(_drawn(200, 0.5, 2))]}
     once, often = compare(groups)[1], compare(groups, CompareSettings(looks=5))[1]

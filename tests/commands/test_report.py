@@ -181,6 +181,8 @@ def test_a_settled_difference_is_named_first_and_an_unsettled_one_is_not_called_
     (row,) = (r for r in _compare(study) if r["name"] == "IL + thoughts")
     assert row["p_holm"] < 0.05
     assert row["p_exact_least"] == pytest.approx(0.1) and "cannot give an exact <i>p</i> below" in text
+    shown = dict(_document(page_file).rows())["IL + thoughts"]["p_holm"]
+    assert shown == [(row["p_holm"], "< 0.1")], "three runs against three cannot support less"
     first = re.search(r'<div class="findings">\s*<p>(.*?)</p>', text, re.DOTALL)[1]
     assert "IL + thoughts" in first and f"{100 * row['difference']:.1f} points more" in first
     for name in ("a", "b"):

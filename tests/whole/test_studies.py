@@ -70,6 +70,23 @@ def test_a_dry_run_changes_no_setting(tmp_path):
     assert {file.name: (file.read_text(), file.stat().st_mtime_ns) for file in settings.iterdir()} == before
 
 
+def test_the_results_say_how_many_thoughts_a_placebo_has(tmp_path):
+    """With exchanged outcomes the rule writes fewer thoughts, so the placebo is not the same but for its outcomes."""
+    files = [tmp_path / f"{name}.jsonl" for name in ("sr", "sr-permuted", "sr-here", "sr-here-permuted")]
+    make("-f", str(STUDIES / "reactions.mk"), f"OUT={tmp_path}", "TABLE=0", *map(str, files))
+    texts = [file.read_text() for file in files]
+    counts = [(t.count("\n"), len(re.findall(r"\w+ \w+: (?:Nothing happens|You hold)", t))) for t in texts]
+    assert counts == [(48, 617), (41, 405), (48, 277), (41, 228)]
+    results = " ".join((ROOT / "RESULTS.md").read_text(encoding="utf-8").split())
+    assert "41 thoughts with 405 claims on table 0, where true outcomes give 48 with 617" in results
+    assert "228 claims for 277" in results
+
+
+def test_the_results_print_no_p_that_their_runs_cannot_support():
+    results = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    assert not re.findall(r"\d(?:\.\d+)?e-\d\d\b", results)
+
+
 @pytest.mark.parametrize("world", ["house", "reactions"])
 def test_a_demo_compares_with_imitation_or_else_with_random_play(tmp_path, world):
     for arms, baseline in (("il rules", "il"), ("recovery rules", "random")):
