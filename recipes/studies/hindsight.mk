@@ -65,7 +65,8 @@ $(OUT)/walks.jsonl: $(OUT)/expert.jsonl $(call given,WALKS)
 	eexp eval '$(ENV)' --split train -n $(TRAIN) -m random --trials $(WALKS) $(Q) | eexp import episodes $(Q) -o $@
 
 $(OUT)/relabelled-walk.jsonl: $(OUT)/walks.jsonl $(OUT)/relabelled.jsonl $(OUT)/panel.jsonl $(call given,RELABEL)
-	eexp relabel $(RELABEL) --apart-from $(OUT)/panel.jsonl $(Q) $< | head -n $$(wc -l < $(OUT)/relabelled.jsonl) > $@
+	eexp relabel $(RELABEL) --apart-from $(OUT)/panel.jsonl $(Q) $< \
+	  | eexp select --by random -n $$(wc -l < $(OUT)/relabelled.jsonl) $(Q) -o $@
 
 # $(call imitated,NAME,TRAJECTORIES)
 define imitated
