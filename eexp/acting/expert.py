@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from eexp.acting.settings import ExpertSettings
 from eexp.envs.base import Environment
-from eexp.envs.listing import offered, trajectory_step
+from eexp.envs.listing import equality_field, offered, trajectory_step
 from eexp.errors import EexpError, InputError, UsageError, unexpected_error
 from eexp.records.callbacks import Count, OnError, no_count, stop_at_error
-from eexp.records.record import canonical, seed_of
+from eexp.records.equality import form_of
+from eexp.records.record import seed_of
 
 
 def expert(
@@ -72,7 +73,7 @@ def _play(env: Environment, task: dict, settings: ExpertSettings, count: Count) 
         step = trajectory_step(env, observation, other or action, settings.admissible, list_seed)
         steps.append({**step, "noise": True} if other else step)
         observation = env.step(other or action)
-    return {
+    trajectory = {
         "type": "trajectory",
         "id": record_id,
         "env": env.spec,
@@ -82,6 +83,7 @@ def _play(env: Environment, task: dict, settings: ExpertSettings, count: Count) 
         "steps": steps,
         "outcome": observation.outcome(),
     }
+    return trajectory | equality_field(env, trajectory)
 
 
 def _corrupted(env: Environment, action: str, noise: float, seed: int, count: Count) -> str | None:
@@ -93,7 +95,8 @@ def _corrupted(env: Environment, action: str, noise: float, seed: int, count: Co
     draw = random.Random(seed)
     if draw.random() >= noise:
         return None
-    different = {canonical(one): one for one in env.admissible() or [] if canonical(one) != canonical(action)}
+    form = form_of(env.action_equality())
+    different = {form(one): one for one in env.admissible() or [] if form(one) != form(action)}
     others = list(different.values())
     if not others:
         count("step[s] not corrupted, since no other action was admissible", 1)

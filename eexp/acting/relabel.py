@@ -23,6 +23,7 @@ from eexp.envs.base import Environment
 from eexp.envs.listing import offered, trajectory_step
 from eexp.errors import EnvironmentFailed, InputError, UsageError, short
 from eexp.records.callbacks import Count, OnError, ignore_error, no_count, stop_at_error
+from eexp.records.equality import action_form
 from eexp.records.record import alternatives_of, expert_outcome, seed_of, succeeded
 from eexp.workers.jobs import Runner, job_of, results
 
@@ -130,9 +131,9 @@ def paths_of(trajectory: dict, pool: str | None = None, first: int | None = None
     steps = trajectory["steps"]
     if not steps:
         return
-    path = Path((), (steps[0]["observation"],))
+    path, form = Path((), (steps[0]["observation"],)), action_form(trajectory)
     for i, step in enumerate(steps):
-        for alternative in alternatives_of(step, pool, first):
+        for alternative in alternatives_of(step, pool, first, form):
             following = [alternative, *(alternative.get("then") or [])]
             outcomes = [alternative.get("outcome"), *following[1:]]
             extended = path
@@ -351,9 +352,7 @@ def _pruned(trajectory: dict, execute: Callable[[list[str]], dict]) -> dict:
     return trajectory
 
 
-def _capped(
-    demonstrations: list[tuple[Candidate, dict]], settings: RelabelSettings, count: Count
-) -> Iterator[dict]:
+def _capped(demonstrations: list[tuple[Candidate, dict]], settings: RelabelSettings, count: Count) -> Iterator[dict]:
     """Yield the demonstrations within the limits, in their order."""
     kept = {trajectory["id"] for _, trajectory in demonstrations}
     if settings.per_trajectory is not None:

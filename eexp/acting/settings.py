@@ -161,9 +161,9 @@ class RolloutSettings(Checked):
     )
     again: bool = option(False).help("Execute alternatives that have an outcome, too.")
     audit: float = option(0.02, type=Number(0, 1), metavar="SHARE").help(
-        "Share of the alternatives to execute a second time, by a replay from the task's beginning. Another "
-        f"outcome ends the run (exit code 1). Of the first {FIRST} of every environment, a share of at "
-        f"least {FIRST_SHARE:g} is audited, and one in every trajectory. 0 audits none."
+        "Share of the alternatives to execute a second time, by a replay from the task's beginning, half of them "
+        f"in another process, too. Another outcome ends the run (exit code 1). Of the first {FIRST} of every "
+        f"environment, a share of at least {FIRST_SHARE:g} is audited, and one in every trajectory. 0 audits none."
     )
 
 

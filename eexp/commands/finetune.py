@@ -76,7 +76,7 @@ def command(
     from eexp.console.stream import Stream
     from eexp.errors import UsageError
     from eexp.prompts import get_style
-    from eexp.records.runs import refuse_finished
+    from eexp.records.runs import RUN_FILE, refuse_finished, refuse_missing
     from eexp.system.late import large_imports
     from eexp.system.terminal import show
     from eexp.training.distributed import process_count, process_rank
@@ -119,6 +119,8 @@ def command(
         first = list(islice(records, 1))
         if first:
             style_of_examples(first[0].get("prompt_style"), style)
+        if not os.path.isfile(os.path.join(output, RUN_FILE)):  # a finished run needs no base
+            refuse_missing(settings.base)
         # These import torch, which takes seconds; a command line or a first record that is wrong is refused before.
         with large_imports():
             from eexp.training.finetune import finetune, preview

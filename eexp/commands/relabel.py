@@ -32,8 +32,8 @@ def command(env: str | None, settings: RelabelSettings, open_pool: Callable[...,
     environment says which task a path of actions solves. Only tasks of a form that it has are written.
 
     Every path is executed in the task that it is said to solve. It is written if its last action solves the task, and
-    no action before. The --rejects file keeps the others with the evidence. Of several paths to one task, the shortest is
-    written, and none to a task that is demonstrated already. The output is like that of `eexp expert`, and every
+    no action before. The --rejects file keeps the others with the evidence. Of several paths to one task, the shortest
+    is written, and none to a task that is demonstrated already. The output is like that of `eexp expert`, and every
     stage reads it.
 
     \b

@@ -13,6 +13,7 @@ from typing import Any
 
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EnvironmentFailed, InputError, short
+from eexp.records.equality import ACTION_EQUALITIES
 from eexp.records.types import check_tools
 
 
@@ -143,6 +144,10 @@ def _achieved_tasks(value: object) -> str | None:
     return None
 
 
+def _equality(value: object) -> str | None:
+    return None if value in ACTION_EQUALITIES else f"returned {_got(value)}, expected {' or '.join(ACTION_EQUALITIES)}"
+
+
 _OPTIONAL_TEXT = _one_of("a string or None", str, type(None))
 _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "splits": _texts("a list of strings", optional=False),
@@ -160,4 +165,5 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "kind_of": _OPTIONAL_TEXT,
     "mask": _one_of("a string", str),
     "achieved": _achieved_tasks,
+    "action_equality": _equality,
 }

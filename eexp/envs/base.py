@@ -3,8 +3,9 @@
 A class with `splits`, `tasks`, `reset` and `step` can be branched, executed and evaluated in. All other methods are
 optional, and each of them adds something: `fork` (or `save` and `restore`, or `in_process`) cheap branches, `expert`
 demonstrations, `admissible` alternatives without a model, `explain` thoughts, `harmless` branches in place, `mask`
-comparisons in a world with noise, `kind_of` results by kind of task, `task_named` tasks that need no list,
-`task_beginning` tasks of recorded trajectories, and `achieved` hindsight demonstrations.
+comparisons in a world with noise, `action_equality` alternatives that differ in case alone, `kind_of` results by kind
+of task, `task_named` tasks that need no list, `task_beginning` tasks of recorded trajectories, and `achieved` hindsight
+demonstrations.
 """
 
 from __future__ import annotations
@@ -173,9 +174,9 @@ class Environment(ABC):
     def achieved(self, task: dict, actions: Sequence[str]) -> list[tuple[int, dict]]:
         """Return the tasks that a sequence of actions solves, for hindsight demonstrations (`eexp relabel`).
 
-        Each is a task that `reset` takes, of a form that this environment has, and the number of actions that come before
-        its beginning: 0 for a task that begins as `task` does. The last action solves it. It depends on the
-        arguments alone and leaves the current episode as it is.
+        Each is a task that `reset` takes, of a form that this environment has, and the number of actions that come
+        before its beginning: 0 for a task that begins as `task` does. The last action solves it. The answer depends on
+        the arguments alone, and the current episode stays as it is.
 
         Args:
             task: The task in which the actions were taken.
@@ -220,6 +221,16 @@ class Environment(ABC):
         """
         kind = task.get("kind")
         return None if kind is None else str(kind)
+
+    def action_equality(self) -> str:
+        """Return when two actions are the same, however `step` answers them: "words" or "exact".
+
+        With "words", case, outer punctuation and runs of blanks make no difference. With "exact", as for calls, code
+        and commands of a shell, every character does, but for blanks around an action. It is the same in all states.
+        """
+        from eexp.records.equality import WORDS
+
+        return WORDS
 
     def mask(self, text: str) -> str:
         """Return an observation without its truly random parts, for comparing two observations."""

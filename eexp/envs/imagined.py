@@ -223,7 +223,10 @@ class RecordedBeginnings(Environment):
         self._file = file
         self._trajectories: dict[str, dict] = {}
         for trajectory in read([file], "trajectory"):
-            refuse_imagined(trajectory, "a beginning")
+            try:
+                refuse_imagined(trajectory, "a beginning")
+            except InputError as e:
+                raise InputError(f"{file}: {trajectory['id']}: {e}") from None
             if not trajectory["steps"]:
                 raise InputError(f"{file}: {trajectory['id']} has no steps")
             self._trajectories.setdefault(trajectory["id"], trajectory)

@@ -87,6 +87,9 @@ class Wrapper(Environment):
     def harmless(self, action: str) -> bool:
         return self.world.harmless(action)
 
+    def action_equality(self) -> str:
+        return self.world.action_equality()
+
     def mask(self, text: str) -> str:
         return self.world.mask(text)
 

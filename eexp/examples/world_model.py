@@ -15,6 +15,8 @@ from eexp.models.scoring import score_request
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Dialogue
 from eexp.records.callbacks import Count, OnError, Skip, no_count, skip_none, stop_at_error
+from eexp.records.equality import action_form
+from eexp.records.imagination import imagined_by
 from eexp.records.outcomes import transition_of
 from eexp.records.record import alternatives_of, example, example_id, seed_of, tools_at
 
@@ -94,7 +96,8 @@ def _chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSetting
                 "$.steps",
             )
     style.shown_tools(tools_at(t, 0))
-    alternatives = (a for step in t["steps"] for a in alternatives_of(step, settings.pool, settings.first))
+    selection = (settings.pool, settings.first, action_form(t))
+    alternatives = (a for step in t["steps"] for a in alternatives_of(step, *selection))
     count("alternative[s] without an outcome", sum(not a.get("outcome") and not a.get("refused") for a in alternatives))
     most = None if settings.verdict else settings.max_repeats
     remaining = cap_repeats(transitions, most, seed_of(settings.seed, t["id"], "repeats"))
@@ -114,6 +117,7 @@ def _examples_of(
     """Yield the examples of transitions of a trajectory, which are in the order of its steps."""
     dialogue, label = Dialogue(style).start(t["instruction"]), style.label
     at = 0
+    imagined = imagined_by(t)
     weight = settings.unknown_weight if settings.predictable == "environment" else 1.0
     for transition in transitions:
         for step in t["steps"][at : transition.i]:
@@ -134,6 +138,7 @@ def _examples_of(
             spans=answer.spans,
             transition=transition_of(step["observation"], transition.outcome),
             target=target.kind,
+            imagined=imagined,
         )
 
 

@@ -74,7 +74,7 @@ def plan_job(
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = settings.max_length or context or _DEFAULT_LENGTH
     rows_of = partial(objective.rows, tokenizer=tokenizer, max_length=longest)
-    log = ExampleLog()
+    log = ExampleLog(given_style=style)
     rows, weightless = _training_rows(source, log, rows_of)
     objective.check_rows(rows)
     style = style_of_examples(log.style, style)

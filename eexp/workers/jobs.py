@@ -2,6 +2,10 @@
 
 A job is `{"do": "package.module:function", ...}`. The function is called with the job, something whose `get` returns
 the environment of a spec, and a callback to call before every step of an environment; what it returns is the result.
+
+A result that is a dict may hold a job under ELSEWHERE. A Pool does it in another process than the first job and puts
+its result in its place: what its function returned, or NoRoom if there can be no other process. `InProcess` leaves it
+out.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from eexp.envs.base import Environment
 
 Tag = TypeVar("Tag")
+ELSEWHERE = "elsewhere"
 
 
 class Runner(Protocol):
@@ -53,6 +58,8 @@ class InProcess:
         for tag, job in jobs:
             try:
                 result = perform(job, self, _no_callback)
+                if isinstance(result, dict):
+                    result.pop(ELSEWHERE, None)
             except EexpError as e:
                 result = e
             except MemoryError:

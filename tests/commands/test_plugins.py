@@ -262,3 +262,21 @@ def test_the_list_says_what_cannot_be_used(broken):
     assert ("eexp.environments", "missing") not in problems, "which only an import can tell"
     checked = {row["name"]: row["problem"] for row in run("plugins", "--others", "--check", "--json").records}
     assert "No module named 'no_such_module'" in checked["missing"] and checked["silent"] is None
+
+
+def test_metadata_that_are_not_utf_8_stop_nothing(tmp_path, monkeypatch):
+    for package, entries, metadata in (
+        ("first", b"[eexp.commands]\nbroken\xff = a:b\n", b"Name: first\nVersion: 1\n"),
+        ("second", b"[eexp.commands]\nother = bad:one\n", b"Name: second\nVersion: 2\nSummary: caf\xe9\n"),
+        ("third", b"none of ours \xff\n", b"\xff"),
+    ):
+        directory = tmp_path / f"{package}-1.dist-info"
+        directory.mkdir()
+        (directory / "entry_points.txt").write_bytes(entries)
+        (directory / "METADATA").write_bytes(metadata)
+    use(tmp_path, monkeypatch)
+    broken, other = run("plugins", "--others", "--json").ok(1).records
+    assert broken["package"] == "first" and "a name may have letters" in broken["problem"]
+    assert (other["name"], other["package"], other["version"]) == ("other", "second", "2") and not other["problem"]
+    run("nosuch").one_error(2, "No such command 'nosuch'")
+    run("other").one_error(1, "command 'other' of second 2", "cannot be loaded")

@@ -381,7 +381,7 @@ def puts_a_note(person: Person) -> Generator[None, None, str]:
 
 @pytest.mark.long
 @needs_browser
-def test_what_a_person_does_becomes_a_demonstration(web):
+def test_what_a_person_does_becomes_a_demonstration(web, capsys):
     task = web.task_named("note")
     recorder = web.recorder(task, window=False)
     shown: list[str] = []
@@ -408,9 +408,13 @@ def test_what_a_person_does_becomes_a_demonstration(web):
     web.demonstrate(task, script[:-3])
     with pytest.raises(EnvironmentFailed, match=r"does not do the task: its score is 0\.33"):
         replayed_demonstration(web, task)
-    web.demonstrate(task, ['click link "Nowhere"'])
+    web.demonstrate(task, ['click link "Scrpt"'])
+    capsys.readouterr()
     with pytest.raises(EnvironmentFailed, match="stops at its beginning: the next element is not on the page"):
         replayed_demonstration(web, task)
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if "no such element" in line]
+    assert 'task note: the expert\'s action 1 is click link "Scrpt", and / has no such element; nearest: ' in message
+    assert 'click link "Script"' in message.partition("nearest: ")[2]
     web.demonstrate(task, [])
 
 

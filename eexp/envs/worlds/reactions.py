@@ -195,7 +195,7 @@ class Reactions(Environment):
         return self._observe(self.words.holding)
 
     def _pair(self, split: str, name: str) -> tuple[int, int] | None:
-        """Return the start and the goal of a task, by its number or by their names ("zodusk/rorex"); None for neither."""
+        """Return the start and the goal of a task, by its number or by their names ("zodusk/rorex"); else None."""
         pairs = tasks_of(self.number)
         pairs = {"train": pairs[:TRAIN], "test": pairs[TRAIN:]}.get(split, ())
         if name.isdecimal() and len(name) <= 9 and int(name) < len(pairs):
@@ -241,7 +241,7 @@ class Reactions(Environment):
         return self._action(way[0]) if way else None
 
     def achieved(self, task: dict, actions: Sequence[str]) -> list[tuple[int, dict]]:
-        """Return the tasks "make what is held at the end", from each of the last STEPS things that were held before it."""
+        """Return the tasks to make what is held at the end, from each of the last STEPS things held before it."""
         world = copy(self)
         world.reset(task)
         held = [world.thing]

@@ -293,7 +293,7 @@ class TextCraft(Environment):
         return (craft_action(recipe, names) for names in product(*choices))
 
     def achieved(self, task: dict, actions: Sequence[str]) -> list[tuple[int, dict]]:
-        """Return the task to craft what the last action crafts, with the same commands; its goal is of the same split."""
+        """Return the task to craft what the last action crafts, with the same commands, where it is of this split."""
         world = copy(self)
         world.reset(task)
         world._goal = ""  # no action ends the episode

@@ -124,6 +124,7 @@ class Web(Environment):
         self._begun: dict[tuple[str, tuple[str, ...]], _Beginning] = {}  # by where and how an episode is begun
         self._refused: Counter[str] = Counter()
         self._is_recorded = self._has_window = False  # whether new pages are for a person, and seen
+        self._missing: set[tuple[str, int, str]] = set()  # actions of demonstrations, said to have no element
         self._demonstrations: dict[str, list[str]] = {}  # by the id of the task, in place of those of the file
         self.ways = {"loaded": 0, "repeated": 0}  # how often a state was restored by loading, and by the whole episode
 
@@ -405,7 +406,12 @@ class Web(Environment):
 
     def expert(self) -> str | None:
         """Return the next action of the task's demonstration; None where it has none, or once it was left."""
-        return None if self._task is None or self._end is not None else self._scripted()
+        if self._task is None or self._end is not None:
+            return None
+        action = self._scripted()
+        if action is None:
+            self._tell_missing()
+        return action
 
     def _scripted(self) -> str | None:
         script = self._task.expert if self._task else None
@@ -418,6 +424,22 @@ class Web(Environment):
         if action is None and next_action.on(self._view.lines[self._shown()[0] :]):
             return "scroll down"
         return action
+
+    def _tell_missing(self) -> None:
+        """Say once of each action of a demonstration that the page has no such element, and which are most like it."""
+        task = self._task
+        if task is None or not task.expert or self._followed is None or self._followed >= len(task.expert):
+            return
+        line = task.expert[self._followed]
+        place = (task.id, self._followed, line)
+        action = ScriptedAction.of(line)
+        if place in self._missing or action.on(self._view.lines):
+            return
+        self._missing.add(place)
+        tell(
+            f"{self.spec}: task {task.id}: the expert's action {self._followed + 1} is {line[:200]}, and "
+            f"{address_within(self._url)[:200]} has no such element; {action.nearest(self._view.lines)}"
+        )
 
     def _follow(self, action: str, expected: str | None) -> None:
         """Note an action that was accepted, for the expert; `expected`: what it would have done."""

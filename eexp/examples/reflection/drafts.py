@@ -15,7 +15,8 @@ from eexp.examples.settings import GuardSettings, ReflectSettings
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import ParsedAnswer, PromptStyle
 from eexp.records.callbacks import Count, OnError, add_counts
-from eexp.records.record import canonical, example, seed_of
+from eexp.records.equality import action_form
+from eexp.records.record import example, seed_of
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Draft:
     refused: list[dict[str, str]] = field(default_factory=list)
     left_out: str = ""  # the reason why a rule says nothing about the state, for the summary
     error: InputError | None = None  # the reason why the state is set aside
-    dropped: InputError | None = None  # the reason why the state gets no reflection, where that is no error
+    dropped: InputError | None = None  # the reason why the state is set aside, where that never ends the run
     counts: dict[str, int] = field(default_factory=dict)  # numbers for the summary
     more: dict[str, Any] = field(default_factory=dict)  # further fields of the example
 
@@ -55,10 +56,12 @@ class Draft:
         self.refused.append({"guard": guard, "fault": fault, "text": text})
         self.count(f"text[s] refused by {guard}")
 
-    def drop(self, guard: str, reason: InputError) -> None:
-        """Leave the state without a reflection, which is no error."""
-        self.dropped = reason
-        self.count(f"text[s] refused by {guard}")
+    def check_completion(self, style: PromptStyle) -> None:
+        """Set the error where a completion of this style cannot hold the state's action, after the text so far."""
+        try:
+            style.completion(self.situation.step["action"], self.text)
+        except InputError as error:
+            self.error = error
 
     def compose(self, rule: Rule) -> None:
         """Compose the reflection by rule."""
@@ -103,7 +106,8 @@ class Draft:
 
     def _own(self, parsed: ParsedAnswer, guards: GuardSettings, sample: Sample) -> bool:
         """Return whether a sample is an acceptable thought of the model's own, followed by the expert's action."""
-        if canonical(parsed.action) != canonical(self.situation.step["action"]):
+        form = action_form(self.situation.trajectory)
+        if form(parsed.action) != form(self.situation.step["action"]):
             self.refuse(
                 "keep-matching", f"ends in {parsed.action!r}" if parsed.action else "has no action", sample.text
             )
@@ -137,12 +141,13 @@ class Draft:
             else:
                 self.error = reason
 
-    def report(self, count: Count, keep: OnError, on_error: OnError) -> bool:
+    def report(self, count: Count, keep: OnError, on_refused: OnError, on_error: OnError) -> bool:
         """Report the counts and the refused texts, and return whether there is a reflection.
 
         Args:
             count: A function that adds to the summary.
             keep: A function that takes the refused texts of a state that is not set aside.
+            on_refused: A function that takes the texts of a state that gets no reflection because of them.
             on_error: A function that takes the trajectory of a state that is set aside.
         """
         trajectory, where = self.situation.trajectory, f"$.steps[{self.situation.i}]"
@@ -152,15 +157,17 @@ class Draft:
             return False
         if self.error:
             on_error(trajectory, self.error.at(where))
-        elif self.dropped or self.refused:
-            reason = self.dropped or InputError("texts were refused or cut first", evidence={"texts": self.refused})
+        elif self.dropped:
+            on_refused({"type": "trajectory", "id": trajectory["id"]}, self.dropped.at(where))
+        elif self.refused:
+            reason = InputError("texts were refused or cut first", evidence={"texts": self.refused})
             keep({"type": "trajectory", "id": trajectory["id"]}, reason.at(where))
         return not (self.error or self.dropped)
 
     def example(self, style: PromptStyle, kind: str) -> dict:
         """Return the training example."""
         situation = self.situation
-        target = style.answer(situation.step["action"], self.text, situation.i)
+        target = style.completion(situation.step["action"], self.text, situation.i)
         return example(
             situation.trajectory,
             self.name(kind),

@@ -17,7 +17,7 @@ from eexp.examples.reflection.requests import acting_prompt
 from eexp.models.base import Model, Sample, Samples, Score
 from eexp.models.scoring import logprobs_of
 from eexp.prompts import PromptStyle
-from eexp.records.record import canonical
+from eexp.records.equality import action_form
 from eexp.records.spans import spans_of
 
 _DIGITS = 6  # decimals of log-probabilities
@@ -94,10 +94,10 @@ def _of_actions(draft: Draft, style: PromptStyle, scorer: Model, samples: Sample
 
 def compared_actions(draft: Draft) -> list[str]:
     """Return the expert's action, then its contenders, each action once."""
-    own = draft.situation.step["action"]
-    actions = {canonical(own): own}
+    own, form = draft.situation.step["action"], action_form(draft.situation.trajectory)
+    actions = {form(own): own}
     for contender in draft.situation.contenders:
-        actions.setdefault(canonical(contender["action"]), contender["action"])
+        actions.setdefault(form(contender["action"]), contender["action"])
     return list(actions.values())
 
 
@@ -122,9 +122,9 @@ def record_gain(draft: Draft, without: Samples, after: Samples) -> None:
         numbers["contender"] = {"action": compared_actions(draft)[1 + best], "after": others[best]}
         fault = fault or "makes another action more probable"
     if fault:
-        draft.drop(
-            "verify", InputError(f"refused by verify: the text {fault}", evidence={**numbers, "text": draft.text})
-        )
+        draft.refuse("verify", fault, draft.text)
+        texts = {"texts": draft.refused}  # with those that a guard refused before
+        draft.dropped = InputError(f"refused by verify: the text {fault}", evidence={**numbers, **texts})
     else:
         draft.more["gain"] = gain
 

@@ -27,6 +27,7 @@ def reflect(
     skip: Skip = skip_none,
     count: Count = no_count,
     keep: OnError = ignore_error,
+    on_refused: OnError = ignore_error,
     on_error: OnError = stop_at_error,
     shared: SharedSentences | None = None,
 ) -> Iterator[dict]:
@@ -39,7 +40,10 @@ def reflect(
         scorer: Verifies them (`verification.verify_drafts`); None leaves that out.
         count: Called with the numbers of states that are left out and of texts that are refused.
         keep: Called with the texts that were refused, where the state is not set aside because of them.
-        on_error: Called with the states that are set aside because no text could be used.
+        on_refused: Called with the states that get no reflection because the scorer refuses their texts, or because no
+            thought of the model's own ends in the expert's action.
+        on_error: Called with the states that are set aside because no text could be used, or because a completion of
+            this style cannot hold their action.
         shared: Counts the sentences that reflections have in common.
 
     Raises:
@@ -53,7 +57,9 @@ def reflect(
     groups = write_drafts(trajectories, style, writer, settings, skip, count)
     for drafts in verify_drafts(groups, scorer, style) if scorer else groups:
         for draft in drafts:
-            if not draft.skipped and draft.report(count, keep, on_error):
+            if draft.text:
+                draft.check_completion(style)
+            if not draft.skipped and draft.report(count, keep, on_refused, on_error):
                 if shared:
                     shared.add(draft.text)
                 yield draft.example(style, settings.kind)
@@ -76,21 +82,21 @@ def write_drafts(
     if writer is None:
         rule = open_rule(settings)
         for trajectory in rule.read(trajectories, count):
-            yield _composed(_drafts(trajectory, settings, skip, count, rule), rule)
+            yield _composed(_drafts(trajectory, style, settings, skip, count, rule), rule)
         return
     in_flight: deque[list[Draft]] = deque()  # groups that are requested, and not answered yet
 
     def groups() -> Iterator[list[Draw]]:
         for trajectory in trajectories:
-            drafts = _drafts(trajectory, settings, skip, count)
+            drafts = _drafts(trajectory, style, settings, skip, count)
             if not all(draft.skipped for draft in drafts):
                 in_flight.append(drafts)
                 # Skipped ones are requested, too, so that batches hold the same requests as before the interruption.
-                yield [draft.request(style, settings, writer) for draft in drafts]
+                yield [draft.request(style, settings, writer) for draft in drafts if not draft.error]
 
     for answers in writer.answer(groups()):
         drafts = in_flight.popleft()
-        for draft, answer in zip(drafts, answers):
+        for draft, answer in zip([draft for draft in drafts if not draft.error], answers):
             draft.settle(answer, settings.kind)
         yield drafts
 
@@ -105,7 +111,12 @@ def _composed(drafts: list[Draft], rule: Rule) -> list[Draft]:
 
 
 def _drafts(
-    trajectory: dict, settings: ReflectSettings, skip: Skip, count: Count, rule: Rule | None = None
+    trajectory: dict,
+    style: PromptStyle,
+    settings: ReflectSettings,
+    skip: Skip,
+    count: Count,
+    rule: Rule | None = None,
 ) -> list[Draft]:
     """Return the drafts of every state that gets a reflection; the others are counted."""
     drafts = []
@@ -117,6 +128,8 @@ def _drafts(
         done = bool(here) and all(draft.skipped for draft in here)
         left_out = situation.left_out or (rule.left_out(situation) if rule else "")
         if not left_out:
+            for draft in here if rule is None else ():  # before a model is asked
+                draft.check_completion(style)
             drafts += here
         elif not done:
             count(left_out, 1)
