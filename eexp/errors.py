@@ -88,7 +88,7 @@ def _place_of(error: BaseException) -> str:
     if not frames:
         return ""
     frame = (own or frames)[-1]
-    return f" ({frame.filename.removeprefix(os.getcwd() + os.sep)}:{frame.lineno})"
+    return f" ({os.path.basename(frame.filename)}:{frame.lineno})"  # without its directory: records may hold it
 
 
 def _is_outside(file: str) -> bool:

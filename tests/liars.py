@@ -287,3 +287,23 @@ LIARS = [
     ListsOtherwise,
     ChangesItsTask,
 ]
+
+
+class Hurried(Honest):
+    """A room of every second task is described when it is entered for the first time in the process, and not again."""
+
+    spec = "liars:Hurried"
+    depends_on_timing = True
+    seen: set[str] = set()
+
+    def reset(self, task: dict) -> Observation:
+        self.id, self.taken = task["id"], 0
+        return super().reset(task)
+
+    def step(self, action: str) -> Observation:
+        observation = super().step(action)
+        self.taken += 1
+        if self.taken != 2 or int(self.id.rpartition("/")[2]) % 2 or self.id in self.seen:
+            return observation
+        self.seen.add(self.id)
+        return replace(observation, text=f"{observation.text} All is quiet.")

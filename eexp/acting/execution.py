@@ -404,8 +404,17 @@ def job(request: dict, environments: Any, on_step: Callable[..., None]) -> dict:
     places = [(i, k) for i, k in request.get("elsewhere", []) if (i, k) in executed.audited]
     if places and not is_imagined(env.spec):
         outcomes = [(place, executed.audited[place]) for place in places]
-        result[ELSEWHERE] = job_of(audit_job, trajectory=trajectory, again=again, outcomes=outcomes)
+        result[ELSEWHERE] = job_of(audit_job, trajectory=_until(trajectory, max(places)[0], again), outcomes=outcomes)
     return result
+
+
+def _until(trajectory: dict, i: int, again: bool) -> dict:
+    """Return what a replay to step i needs of a trajectory, with no alternatives but those to execute."""
+    steps = []
+    for step in trajectory["steps"][: i + 1]:
+        alternatives = [{"action": a["action"]} for a in step.get("alternatives", []) if is_due(a, again)]
+        steps.append({**{k: v for k, v in step.items() if k != "admissible"}, "alternatives": alternatives})
+    return {**trajectory, "steps": steps}
 
 
 def audit_job(request: dict, environments: Any, on_step: Callable[..., None]) -> dict:
@@ -420,6 +429,6 @@ def audit_job(request: dict, environments: Any, on_step: Callable[..., None]) ->
     except EexpError as e:
         raise NoRoom(str(e)) from None
     # A loss of this process is not the alternative's: `on_step` is not told where it is.
-    execution = _Execution(env, trajectory, "replay", lambda part=None: on_step(), request["again"], {})
+    execution = _Execution(env, trajectory, "replay", lambda part=None: on_step(), False, {})
     execution.audit_elsewhere({(i, k): outcome for (i, k), outcome in request["outcomes"]})
     return execution.counts

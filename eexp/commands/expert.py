@@ -61,6 +61,9 @@ def command(
     action after such a step, the trajectory ends and does not succeed. So the trajectories that are kept have somewhat
     fewer noisy actions than P; --all keeps everything.
 
+    Where observations may depend on how fast the machine is, as on web sites, every trajectory is played a second time
+    before it is written. One that goes differently is set aside.
+
     \b
     Example:
       eexp expert house -n 20 > expert.jsonl

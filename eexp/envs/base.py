@@ -87,6 +87,9 @@ class Environment(ABC):
     #: takes next to no time and cannot hang: `eexp eval` then plays many episodes in its own process. C libraries often
     #: keep something global. Any other environment gets a process for each instance.
     light: bool = False
+    #: Whether its observations may depend on how fast this machine is, as those of pages do, whose scripts take their
+    #: time. `eexp expert` then plays every trajectory a second time, and refuses one that goes differently.
+    depends_on_timing: bool = False
     #: The options of the spec (`name?key=value`) that a record alone may set, since they only choose among tasks and
     #: rules. All others, such as a path, need the same spec on the command line.
     record_options: frozenset[str] = frozenset()

@@ -103,6 +103,7 @@ class ImaginedWorld(Wrapper):
 
         super().__init__(env)
         self.in_process = self.light = False  # a model has threads, and takes its time
+        self.depends_on_timing = False
         backend_of(model)
         self._model_spec = model
         self._verdict = parse_choice(SCHEME, "verdict", verdict, ("yes", "no")) == "yes"

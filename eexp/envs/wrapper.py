@@ -24,6 +24,7 @@ class Wrapper(Environment):
     def __init__(self, world: Environment) -> None:
         self.world = world
         self.max_steps, self.in_process, self.light = world.max_steps, world.in_process, world.light
+        self.depends_on_timing = world.depends_on_timing
 
     def splits(self) -> list[str]:
         return self.world.splits()

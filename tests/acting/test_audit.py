@@ -157,7 +157,7 @@ def test_a_cache_of_the_process_is_found_by_a_replay_in_another_one(many, worker
 def test_the_check_compares_with_another_process(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", TESTS)
     assert b" lead to the same in another process" in run("env", "check", "liars:Honest").ok().out
-    requirement = r" 3  NOT MET +instances agree +task train/\d+ in another process, after "
+    requirement = r" 3  NOT MET +instances agree +task train/\d+ in another process, "
     for liar in liars.UNSEEN_IN_ONE_PROCESS:
         failed = [f.check for f in Checker(liar, tasks=4, limit=10.0).findings() if f.verdict == FAILED]
         assert not failed, "one process is enough to find it"

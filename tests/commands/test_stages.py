@@ -128,6 +128,19 @@ def test_trajectories_without_success_are_set_aside_when_asked(tmp_path):
     assert "2 set aside" in run(*args, "--on-error", "skip").ok(4).err and len(lost) == 2
 
 
+def test_a_trajectory_is_played_twice_where_timing_may_change_it(tmp_path):
+    """What goes differently the second time is refused, with the place, and the others are those of one play."""
+    rejects = tmp_path / "rejects.jsonl"
+    result = run("expert", "liars:Hurried", "-n", 6, "--rejects", rejects).ok(4)
+    once = run("expert", "liars:Honest", "-n", 6).ok().records
+    tasks = [record["task"]["id"] for record in once]
+    assert [record["task"]["id"] for record in result.records] == [id for n, id in enumerate(tasks) if n % 2]
+    assert [record["steps"] for record in result.records] == [record["steps"] for record in once[1::2]]
+    (first, *_) = read(rejects)
+    assert "$.steps[2].observation: played again, it goes differently: the observation is" in first["error"]
+    assert "All is quiet." in first["evidence"]["recorded"] and "All is quiet." not in first["evidence"]["observed"]
+
+
 def test_the_house_repeats_an_experts_path(experts):
     for t in experts:
         house = House()
