@@ -20,7 +20,7 @@ import orjson
 
 from eexp.acting.settings import RelabelSettings
 from eexp.envs.base import Environment
-from eexp.envs.listing import offered, trajectory_step
+from eexp.envs.listing import equality_field, offered, trajectory_step
 from eexp.errors import EnvironmentFailed, InputError, UsageError, short
 from eexp.records.callbacks import Count, OnError, ignore_error, no_count, stop_at_error
 from eexp.records.equality import action_form
@@ -305,7 +305,7 @@ def execute_job(request: dict, environments: Any, on_step: Callable[..., None]) 
                 raise _NotSolved(f"{short(action)} is refused in this task", evidence=observation.outcome())
         if not succeeded(observation.outcome()):
             raise _NotSolved("its last action does not solve the task", evidence=observation.outcome())
-        return {
+        trajectory = {
             "type": "trajectory",
             "id": record_id,
             "env": env.spec,
@@ -315,6 +315,7 @@ def execute_job(request: dict, environments: Any, on_step: Callable[..., None]) 
             "steps": steps,
             "outcome": observation.outcome(),
         }
+        return trajectory | equality_field(env, trajectory)
 
     try:
         trajectory = execute(actions)
