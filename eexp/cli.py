@@ -31,6 +31,7 @@ GROUPS = {
         "correct": "Find where an agent went wrong, and let the expert go on from there.",
     },
     "Make examples": {
+        "relabel": "Make hindsight demonstrations of the tasks that executed actions solve.",
         "recover": "Put refused alternatives into the expert's path.",
         "summarise": "Add summaries of long observations, written by a model.",
         "world-model-data": "Make training examples that predict the next state.",

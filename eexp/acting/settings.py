@@ -185,6 +185,39 @@ class FollowSettings(Checked):
 
 
 @dataclass(frozen=True)
+class RelabelSettings(Checked):
+    """Settings of `relabel`."""
+
+    stitch: int = option(0, type=Whole(0)).help(
+        "Let paths go on with up to N actions that were executed in another trajectory, in a state with the same "
+        "observation. Like every path, these are executed before they are written."
+    )
+    prune: bool = option(True).help(
+        "Leave out actions without which the others still solve the task, one or two at a time. Actions that tell what "
+        "nothing before them determines (`unknown`) stay."
+    )
+    per_goal: int | None = option(None, type=Whole(1)).help(
+        "Largest number of demonstrations with the same instruction; a random choice is written.  [default: all]"
+    )
+    per_trajectory: int | None = option(None, type=Whole(1)).help(
+        "Largest number of demonstrations made of one trajectory; the longest are written.  [default: all]"
+    )
+    apart_from: str | None = option(None, type=FILE, metavar="PANEL").help(
+        "Leave out tasks that begin with the same observation and have the same instruction as a task of this panel "
+        "(`eexp panel`)."
+    )
+    pool: str | None = POOL.field()
+    first: int | None = first(0).field()
+    admissible: int | None = ADMISSIBLE.field()
+    seed: int = SEED.field()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings by the names of their options."""
+        admissible = "all" if self.admissible is None else self.admissible
+        return {**asdict(self), "prune": None if self.prune else "no", "admissible": admissible}
+
+
+@dataclass(frozen=True)
 class CorrectSettings(Checked):
     """Settings of `correct`."""
 

@@ -133,6 +133,17 @@ def _is_list_of_ranges(value: object) -> bool:
     return all(isinstance(part, (list, tuple)) and [type(end) for end in part] == [int, int] for part in value)
 
 
+def _achieved_tasks(value: object) -> str | None:
+    expected = "a list of (number of actions before it, task)"
+    if not isinstance(value, (list, tuple)):
+        return f"returned {_got(value)}, expected {expected}"
+    for one in value:
+        is_pair = isinstance(one, (list, tuple)) and len(one) == 2 and type(one[0]) is int and isinstance(one[1], dict)
+        if not is_pair or not isinstance(one[1].get("id"), str):
+            return f"returned a list with {_got(one)} in it, expected {expected}, the task with an id"
+    return None
+
+
 def _equality(value: object) -> str | None:
     return None if value in ACTION_EQUALITIES else f"returned {_got(value)}, expected {' or '.join(ACTION_EQUALITIES)}"
 
@@ -153,5 +164,6 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "harmless": _one_of("True or False", bool),
     "kind_of": _OPTIONAL_TEXT,
     "mask": _one_of("a string", str),
+    "achieved": _achieved_tasks,
     "action_equality": _equality,
 }

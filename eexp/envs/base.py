@@ -4,13 +4,14 @@ A class with `splits`, `tasks`, `reset` and `step` can be branched, executed and
 optional, and each of them adds something: `fork` (or `save` and `restore`, or `in_process`) cheap branches, `expert`
 demonstrations, `admissible` alternatives without a model, `explain` thoughts, `harmless` branches in place, `mask`
 comparisons in a world with noise, `action_equality` alternatives that differ in case alone, `kind_of` results by kind
-of task, `task_named` tasks that need no list, and `task_beginning` tasks of recorded trajectories.
+of task, `task_named` tasks that need no list, `task_beginning` tasks of recorded trajectories, and `achieved` hindsight
+demonstrations.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -172,6 +173,19 @@ class Environment(ABC):
         world. None where there is nothing to say.
         """
         return None
+
+    def achieved(self, task: dict, actions: Sequence[str]) -> list[tuple[int, dict]]:
+        """Return the tasks that a sequence of actions solves, for hindsight demonstrations (`eexp relabel`).
+
+        Each is a task that `reset` takes, of a form that this environment has, and the number of actions that come
+        before its beginning: 0 for a task that begins as `task` does. The last action solves it. The answer depends on
+        the arguments alone, and the current episode stays as it is.
+
+        Args:
+            task: The task in which the actions were taken.
+            actions: All actions from the beginning of the task, at least one.
+        """
+        return []
 
     def fork(self) -> Environment:
         """Return an independent copy in the current state. Leave it out if a state can only be reached by replay."""

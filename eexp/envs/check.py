@@ -151,6 +151,7 @@ class Checker:
                 self.harmless,
                 self.admissible,
                 self.expert,
+                self.achieved,
                 self.nonsense,
                 self.processes,
             ):
@@ -509,6 +510,30 @@ class Checker:
         if solved < played or refused_in_successes:
             raise WorthKnowing(detail)
         return detail
+
+    def achieved(self) -> str:
+        """Check that actions solve the tasks that they are said to solve, and that asking changes nothing."""
+        if not self.env.has("achieved"):
+            raise NothingToCheck("does not say which tasks actions solve; `relabel` has nothing to write here")
+        n_tasks = 0
+        for episode in self.episodes:
+
+            def ask(i: int, episode: ReferenceEpisode = episode) -> None:
+                if i:
+                    self._ask("achieved", episode.task, episode.actions[:i])
+
+            self._repeat(self.env, episode, "after asking which tasks the actions before solve", between=ask)
+            for i in range(1, len(episode.actions) + 1):
+                for since, task in self._ask("achieved", episode.task, episode.actions[:i]):
+                    observation = self._ask("reset", task, env=self.other)
+                    for action in episode.actions[since:i]:
+                        observation = self._ask("step", action, env=self.other)
+                    where = f"{task_of(episode)}, state {i}: its actions are said to solve {short(str(task))}"
+                    must(succeeded(observation.outcome()), f"{where}, and end with {short(observation.text)}")
+                    n_tasks += 1
+        if not n_tasks:
+            raise NothingToCheck("the actions tried solve no task")
+        return f"{n_tasks} tasks solved as said"
 
     def nonsense(self) -> str:
         """Check that nonsense is answered, is not valid, and changes nothing."""

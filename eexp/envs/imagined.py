@@ -181,7 +181,7 @@ class ImaginedWorld(Wrapper):
         return False
 
     def has(self, method: str) -> bool:
-        if method in ("expert", "explain", "harmless"):
+        if method in ("expert", "explain", "harmless", "achieved"):
             return False
         return method in ("fork", "save", "restore") or self.world.has(method)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Any, ClassVar, TypeVar
 
@@ -58,6 +58,9 @@ class Wrapper(Environment):
 
     def explain(self) -> str | None:
         return self.world.explain()
+
+    def achieved(self, task: dict, actions: Sequence[str]) -> list[tuple[int, dict]]:
+        return self.world.achieved(task, actions)
 
     def has(self, method: str) -> bool:
         return self.world.has(method)
