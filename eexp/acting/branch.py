@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections import deque
 from collections.abc import Iterator
 
 from eexp.acting.allocation import allocate
 from eexp.acting.settings import BranchSettings
 from eexp.errors import InputError
+from eexp.models.in_order import answer_in_order
 from eexp.models.policy import ActionDraw, ActionScore, Policy, Proposal, State
 from eexp.records.callbacks import Count, OnError, Skip, no_count, skip_none, stop_at_error
 from eexp.records.equality import ActionForm, action_form
@@ -61,22 +61,17 @@ def _branched(
     """Yield each trajectory with as many more alternatives at each of its steps as the number beside it says."""
     exact = policy is not None and policy.exact
     asks = settings.source != "admissible"
-    #: Trajectories that were read and not answered yet, each with the states that get alternatives.
-    pending: deque[tuple[dict, dict[int, StateAlternatives]]] = deque()
 
-    def requests() -> Iterator[list[ActionDraw | ActionScore]]:
+    def requests() -> Iterator[tuple[tuple[dict, dict[int, StateAlternatives]], list[ActionDraw | ActionScore]]]:
         for trajectory, numbers in numbered:
             states = {
                 i: StateAlternatives(trajectory, i, settings, exact, count, number)
                 for i, number in enumerate(numbers)
                 if number
             }
-            pending.append((trajectory, states))
-            yield [state.request() for state in states.values()] if asks else []
+            yield (trajectory, states), [state.request() for state in states.values()] if asks else []
 
-    answers: Iterator[list] = policy.answer(requests()) if policy else ([] for _ in requests())
-    for answer in answers:
-        trajectory, states = pending.popleft()
+    for (trajectory, states), answer in answer_in_order(requests(), policy):
         try:
             for i, error in zip(states, answer):
                 if isinstance(error, InputError):

@@ -27,7 +27,7 @@ from eexp.envs.listing import offered
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, short, unexpected_error
 from eexp.records.imagination import is_imagined
 from eexp.system.child import time_limit
-from eexp.workers.jobs import ELSEWHERE, job_of
+from eexp.workers.jobs import ELSEWHERE, answer_from_error, job_of
 from eexp.workers.supervisor import TRIES
 
 
@@ -399,7 +399,7 @@ def job(request: dict, environments: Any, on_step: Callable[..., None]) -> dict:
     env = environments.get(trajectory["env"])
     audit = [(i, k) for i, k in request.get("audit", [])]
     executed = execute(env, trajectory, request["fork"], on_step, again, fatal, audit)
-    refused = [{"message": e.message, "where": e.where, "evidence": e.evidence} for e in executed.refused]
+    refused = [answer_from_error(error) for error in executed.refused]
     result = {"trajectory": executed.trajectory, "refused": refused, "counts": executed.counts}
     places = [(i, k) for i, k in request.get("elsewhere", []) if (i, k) in executed.audited]
     if places and not is_imagined(env.spec):

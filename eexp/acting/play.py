@@ -34,9 +34,9 @@ def panel(env: Environment, split: str, n: int | None, skip: int = 0) -> list[di
     """Return `n` tasks of a split, after the first `skip`, in the order of a hash of their ids.
 
     So a panel of 100 is part of the panel of 200, is the same on every machine, and mixes kinds of task that the split
-    lists one after another (`evidence.panels.draw`).
+    lists one after another (`task_names.draw`).
     """
-    from eexp.evidence.panels import draw
+    from eexp.envs.task_names import draw
 
     return draw(env.list_tasks(split), None if n is None else skip + n)[skip:]
 

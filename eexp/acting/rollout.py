@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from eexp.acting.audit import Audit, first_half
 from eexp.acting.execution import job
 from eexp.acting.settings import RolloutSettings
-from eexp.errors import InputError, NoRoom
+from eexp.errors import NoRoom
 from eexp.records.callbacks import Count, OnError, add_counts, ignore_error, no_count, stop_at_error
-from eexp.workers.jobs import ELSEWHERE, Runner, job_of, results
+from eexp.workers.jobs import ELSEWHERE, Runner, error_from_answer, job_of, results
 
 
 def rollout(
@@ -48,8 +48,8 @@ def rollout(
             yield t, {**work, "trajectory": t, "audit": places, "elsewhere": elsewhere}
 
     for trajectory, result in results(pool, jobs(), on_error):
-        for fields in result["refused"]:
-            on_refused(trajectory, InputError(**fields))
+        for answer in result["refused"]:
+            on_refused(trajectory, error_from_answer(answer))
         add_counts(count, result["counts"])
         audited = result.get(ELSEWHERE)
         if isinstance(audited, NoRoom):

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from eexp.envs.task_names import Key, key_of
 from eexp.errors import InputError, UsageError
-from eexp.evidence.panels import Key, canonical_json, hash_of, key_of
+from eexp.evidence.panels import canonical_json, hash_of
 from eexp.records.imagination import refuse_unknown_success
 from eexp.records.shards import refuse_part
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 
-from eexp.evidence.panels import key_of
+from eexp.envs.task_names import key_of
 from eexp.examples.duplicates import HeldOut, digest
 from eexp.prompts.tool_calls import text_of_message
 from eexp.records.equality import action_form

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import repeat
 
@@ -10,7 +9,8 @@ from eexp.errors import InputError
 from eexp.examples.settings import WorldModelSettings
 from eexp.examples.targets import Target, improbable_words
 from eexp.examples.transitions import Transition, cap_invalid, cap_repeats, transitions_of
-from eexp.models.base import Model, Sample
+from eexp.models.base import Model, Sample, Score
+from eexp.models.in_order import answer_in_order
 from eexp.models.scoring import score_request
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Dialogue
@@ -43,9 +43,8 @@ def world_model_data(
         on_error: Called with a trajectory that cannot be used.
     """
     settings = settings or WorldModelSettings()
-    pending: deque[tuple[dict, Iterable[tuple[Transition, dict, bool]]]] = deque()  # read, and not answered yet
 
-    def requests() -> Iterator[list]:
+    def requests() -> Iterator[tuple[tuple[dict, Iterable[tuple[Transition, dict, bool]]], list[Score]]]:
         for t in trajectories:
             try:
                 transitions = _chosen_transitions(t, style, settings, count)
@@ -61,12 +60,9 @@ def world_model_data(
             except InputError as e:
                 on_error(t, e)
                 continue
-            pending.append((t, zip(transitions, examples, skipped)))
-            yield group
+            yield (t, zip(transitions, examples, skipped)), group
 
-    answers = model.answer(requests()) if model else ([] for _ in requests())
-    for scores in answers:
-        t, entries = pending.popleft()
+    for (t, entries), scores in answer_in_order(requests(), model):
         for (transition, record, skipped), score in zip(entries, scores or repeat(None)):
             if skipped:
                 continue

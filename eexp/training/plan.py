@@ -28,7 +28,7 @@ from eexp.training.example_style import style_of_examples
 from eexp.training.job import ExampleSource, Job
 from eexp.training.model import check_packages, open_model
 from eexp.training.objectives.base import Objective, open_objective
-from eexp.training.packing import PACKINGS
+from eexp.training.packing import open_packing
 from eexp.training.settings import Settings
 from eexp.training.updates import (
     EXAMPLES,
@@ -93,7 +93,7 @@ def plan_job(
         dtype,
         rows,
         updates,
-        objective.packing(PACKINGS[settings.packing]),
+        objective.packing(open_packing(settings.packing, settings.gradient_checkpointing)),
         target_budget=budget[1] if budget else None,
         update_weight=update_weight,
         validation_rows=validation_rows,

@@ -22,7 +22,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from eexp.errors import EexpError, short
 from eexp.system.terminal import Progress
-from eexp.training import attention, resharding, sharding
+from eexp.training import resharding, sharding
 from eexp.training.data import Row
 from eexp.training.distributed import process_count
 from eexp.training.files import replace_file
@@ -185,7 +185,6 @@ def make_trainer(job: Job, arguments: TrainingArguments, metrics: Path, progress
     if job.settings.gradient_checkpointing:
         job.model.gradient_checkpointing_enable()
         job.model.enable_input_require_grads()  # frozen embeddings would cut the graph
-    attention.REGATHER = not job.settings.gradient_checkpointing
     uses_cache = getattr(job.model.config, "use_cache", True)
     variables = {"TENSORBOARD_LOGGING_DIR": str(metrics.parent / "tensorboard")}  # not with the checkpoints
     with patch_environment(**{name: value for name, value in variables.items() if name not in os.environ}):

@@ -18,9 +18,8 @@ from eexp.errors import NoRoom
 from eexp.system.child import ChildFailed
 from eexp.workers.base import WorkerHandle
 from eexp.workers.executors import LOCAL, open_executor
-from eexp.workers.jobs import ELSEWHERE, Tag
+from eexp.workers.jobs import ELSEWHERE, Tag, error_from_answer
 from eexp.workers.supervisor import TRIES, repeated_failure
-from eexp.workers.worker import error_from_answer
 
 AHEAD = 4  # jobs that may be unfinished, for each worker
 

@@ -26,10 +26,11 @@ import ray
 from eexp import __version__
 from eexp.envs import logins
 from eexp.envs.spec_files import named_files
-from eexp.errors import EexpError
+from eexp.errors import EexpError, NoRoom
 from eexp.system.child import ChildFailed
 from eexp.system.terminal import tell
 from eexp.workers.base import Executor
+from eexp.workers.jobs import answer_from_error
 from eexp.workers.ray_cluster import RecordsOnly, end_own_cluster, init_quietly, own_cluster_ended, sigterm_as_ever
 from eexp.workers.supervisor import GRACE, START, Supervisor
 
@@ -351,7 +352,7 @@ class RayActors(Executor):
                 answers.append((worker, self._replace(worker)))
             elif worker.busy and not worker.ready and now - worker.since > START and self._any_ready():
                 worker.busy = False
-                answers.append((worker, {"failed": "the cluster has no room for another worker", "kind": "no room"}))
+                answers.append((worker, answer_from_error(NoRoom("the cluster has no room for another worker"))))
         return answers
 
     def _any_ready(self) -> bool:

@@ -7,7 +7,6 @@ quality of a rationale is judged in RLPR, arXiv 2506.18254).
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -15,6 +14,7 @@ from eexp.errors import InputError
 from eexp.examples.reflection.drafts import Draft
 from eexp.examples.reflection.requests import acting_prompt
 from eexp.models.base import Model, Sample, Samples, Score
+from eexp.models.in_order import answer_in_order
 from eexp.models.scoring import logprobs_of
 from eexp.prompts import PromptStyle
 from eexp.records.equality import action_form
@@ -29,16 +29,14 @@ def verify_drafts(groups: Iterable[list[Draft]], scorer: Model, style: PromptSty
     Args:
         scorer: The policy that is to be trained, or the writer.
     """
-    in_flight: deque[list[Draft]] = deque()  # groups whose scores are requested, and not answered yet
 
-    def requests() -> Iterator[list[Score]]:
+    def requests() -> Iterator[tuple[list[Draft], list[Score]]]:
         for drafts in groups:
             if not all(draft.skipped for draft in drafts):
-                in_flight.append(drafts)
-                yield [request for draft in drafts if draft.text for request in score_requests(draft, style, scorer)]
+                written = [draft for draft in drafts if draft.text]
+                yield drafts, [request for draft in written for request in score_requests(draft, style, scorer)]
 
-    for answers in scorer.answer(requests()):
-        drafts = in_flight.popleft()
+    for drafts, answers in answer_in_order(requests(), scorer):
         pairs = iter(answers)
         for draft in drafts:
             if draft.text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 
 from eexp.errors import UsageError
@@ -13,6 +12,7 @@ from eexp.examples.reflection.situations import situations
 from eexp.examples.reflection.verification import verify_drafts
 from eexp.examples.settings import RATIONALES, ReflectSettings
 from eexp.models.base import Draw, Model
+from eexp.models.in_order import answer_in_order
 from eexp.prompts import PromptStyle
 from eexp.records.callbacks import Count, OnError, Skip, ignore_error, no_count, skip_none, stop_at_error
 
@@ -84,18 +84,15 @@ def write_drafts(
         for trajectory in rule.read(trajectories, count):
             yield _composed(_drafts(trajectory, style, settings, skip, count, rule), rule)
         return
-    in_flight: deque[list[Draft]] = deque()  # groups that are requested, and not answered yet
 
-    def groups() -> Iterator[list[Draw]]:
+    def requests() -> Iterator[tuple[list[Draft], list[Draw]]]:
         for trajectory in trajectories:
             drafts = _drafts(trajectory, style, settings, skip, count)
             if not all(draft.skipped for draft in drafts):
-                in_flight.append(drafts)
                 # Skipped ones are requested, too, so that batches hold the same requests as before the interruption.
-                yield [draft.request(style, settings, writer) for draft in drafts if not draft.error]
+                yield drafts, [draft.request(style, settings, writer) for draft in drafts if not draft.error]
 
-    for answers in writer.answer(groups()):
-        drafts = in_flight.popleft()
+    for drafts, answers in answer_in_order(requests(), writer):
         for draft, answer in zip([draft for draft in drafts if not draft.error], answers):
             draft.settle(answer, settings.kind)
         yield drafts
