@@ -359,6 +359,10 @@ SET_ASIDE = {
         f"reflect-no-{guard}": f"reflect -m @server#writer --retries 0 --no-guard {guard} {ASIDE} @rollout"
         for guard in ("cut-off", "repeated", "length", "setup", "hindsight", "other-action", "invented")
     },
+    **{
+        f"reflect-guard-{guard}": f"reflect --rationale outcome --guard {guard} --max-words 40 {ASIDE} @rollout"
+        for guard in ("cut-off", "repeated", "length", "setup", "hindsight", "other-action", "invented")
+    },
     "follow-aside": f"follow -m expert {ASIDE} @bad.jsonl @rollout",
     "select-loss": f"select --by loss {ASIDE} @bad.jsonl @score/scored.jsonl",
     "policy-aside": f"policy-data --refused 1 {ASIDE} @bad.jsonl @eval-tiny",
