@@ -221,8 +221,10 @@ RECORDS = {
     "reward": "reward --workers 2 @eval-tiny",
     # -- relabel
     "relabel": "relabel --workers 2 @rollout",
-    "relabel-house": "relabel --env house --timeout 60 --memory 4G -q -o - --apart-from @panel --pool policy @rollout-pools",
-    "relabel-stitched": "relabel --stitch 1 --no-prune --per-goal 2 --per-trajectory 2 --first 1 --seed 4 --admissible 3 @rollout",
+    "relabel-house": "relabel --env house --timeout 60 --memory 4G -q -o - --apart-from @panel --pool policy "
+    "@rollout-pools",
+    "relabel-stitched": "relabel --stitch 1 --no-prune --per-goal 2 --per-trajectory 2 --first 1 --seed 4 "
+    "--admissible 3 @rollout",
     "reward-program": f"reward --by similarity --env '{SAFE}' --timeout 60 --memory 4G @eval-program",
     "policy-turns": "policy-data --turn-rewards 0.5 @reward",
     # -- select
@@ -363,6 +365,10 @@ SET_ASIDE = {
     "--no-guard setup --no-guard invented --on-error skip @rollout",
     **{
         f"reflect-no-{guard}": f"reflect -m @server#writer --retries 0 --no-guard {guard} {ASIDE} @rollout"
+        for guard in ("cut-off", "repeated", "length", "setup", "hindsight", "other-action", "invented")
+    },
+    **{
+        f"reflect-guard-{guard}": f"reflect --rationale outcome --guard {guard} --max-words 40 {ASIDE} @rollout"
         for guard in ("cut-off", "repeated", "length", "setup", "hindsight", "other-action", "invented")
     },
     "follow-aside": f"follow -m expert {ASIDE} @bad.jsonl @rollout",

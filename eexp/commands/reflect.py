@@ -46,8 +46,12 @@ if TYPE_CHECKING:
     "[default: the model that writes, if it runs in this process; --no-guard verify leaves that out]"
 )
 @command_options(ReflectSettings)
-@option(None, "--no-guard", type=Word([*GUARDS, "verify", "all"]), multiple=True).help(
+@option(None, "--no-guard", type=Word([*GUARDS.built_in, "verify", "all"]), multiple=True).help(
     "A guard to leave out. Can be given several times."
+)
+@option(None, "--guard", type=Name(GUARDS), multiple=True).help(
+    "A guard to add, such as one of another package (`eexp plugins`). It judges the thoughts of a rule, too. Can be "
+    "given several times."
 )
 @option(GuardSettings.min_words, "--min-words", type=Whole(0)).help("Shortest text, in words.")
 @option(GuardSettings.max_words, "--max-words", type=Whole(1)).help("Longest text, in words.")
@@ -61,6 +65,7 @@ def command(
     verify: str | None,
     settings: ReflectSettings,
     no_guard: tuple[str, ...],
+    guard: tuple[str, ...],
     min_words: int,
     max_words: int,
     prompt_style: str | None,
@@ -86,7 +91,7 @@ def command(
     settings = replace(
         settings,
         rationale=_rationale(rationale, model.spec, no_outcomes, keep_matching, stream.note),
-        guards=GuardSettings.without(no_guard, min_words, max_words),
+        guards=GuardSettings.without(no_guard, min_words, max_words, guard),
     )
     with ExitStack() as models:
         writing_model = model if settings.by_model else replace(model, spec=None)

@@ -1,8 +1,8 @@
 """Tables of what names stand for: what comes with eexp, and what other packages register as entry points.
 
-Environments, models, formats, rationales, judges, commands and executors each have one `Registry`. An entry is a
-string, `package.module:attribute`, and is imported when it is loaded, never before. The built-in entries come first: a
-name of eexp is found without a look at other packages, and no package can take it.
+Environments, models, formats, rationales, guards, judges, objectives, commands and executors each have one `Registry`.
+An entry is a string, `package.module:attribute`, and is imported when it is loaded, never before. The built-in
+entries come first: a name of eexp is found without a look at other packages, and no package can take it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -249,7 +248,7 @@ def _describe(
         "style": style and orjson.loads(orjson.dumps(style.as_dict())),  # with lists, as when it is read again
         "think": job.objective.think(rows),
         "longest_completion": _longest_completions(rows),
-        "settings": asdict(settings),
+        "settings": settings.as_dict(),
         "learning_rate": settings.resolved_learning_rate(),
         "data": {**log.counts(), "weight_0": weightless, **_token_counts(rows)},
         "updates": len(job.updates),

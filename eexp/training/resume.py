@@ -13,7 +13,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, fields
 from itertools import chain
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def check_finished_run(
     Args:
         style: The prompt style that the examples were made with, for one that is not built in.
     """
-    run: dict = {"settings": asdict(settings), "validation": None}
+    run: dict = {"settings": settings.as_dict(), "validation": None}
     log = ExampleLog(given_style=style)
     for name, examples in (("data", source), ("validation", validation)):
         if examples:
@@ -66,8 +65,7 @@ def check_same_run(before: dict, now: dict, directory: Path) -> None:
         directory: For the message.
     """
     # A setting that is newer than the run in the directory had its default value.
-    defaults = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
-    settings = defaults | before.get("settings", {})
+    settings = Settings().as_dict() | before.get("settings", {})
     differences = [k for k in now["settings"] if settings.get(k) != now["settings"][k]]
     for name in ("data", "validation"):
         differences += [name] if (before.get(name) or {}).get("sha256") != (now[name] or {}).get("sha256") else []

@@ -19,7 +19,7 @@ from eexp.acting.rollout import rollout
 from eexp.acting.settings import BranchSettings
 from eexp.envs.worlds.house import House
 from eexp.errors import UsageError
-from eexp.examples.reflection.guards import judge, without_copies
+from eexp.examples.reflection.guards import judge, open_guards, without_copies
 from eexp.examples.reflection.rationale import compose, compose_from_notes, gist
 from eexp.examples.reflection.search import FOUND_BEFORE, NO_WAY
 from eexp.examples.reflection.shared import SharedSentences
@@ -253,7 +253,7 @@ def test_a_reflection_by_rule(rolled):
 @pytest.mark.parametrize("weigh", [0, 1, 2])
 @pytest.mark.parametrize("composer", [compose, compose_from_notes])
 def test_a_composed_reflection_passes_all_guards(composer, weigh, rolled):
-    guards = GuardSettings()
+    guards = open_guards(GuardSettings())
     for t in rolled:
         for s in situations(t, needed=weigh > 0):
             if not s.left_out:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from eexp.errors import InputError
 from eexp.examples.reflection.base import Rule
-from eexp.examples.reflection.guards import judge
+from eexp.examples.reflection.guards import Guard, judge
 from eexp.examples.reflection.requests import acting_prompt, own_prompt, reflection_prompt
 from eexp.examples.reflection.situations import Situation
-from eexp.examples.settings import GuardSettings, ReflectSettings
+from eexp.examples.settings import ReflectSettings
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import ParsedAnswer, PromptStyle
 from eexp.records.callbacks import Count, OnError, add_counts
@@ -63,15 +63,21 @@ class Draft:
         except InputError as error:
             self.error = error
 
-    def compose(self, rule: Rule) -> None:
-        """Compose the reflection by rule."""
+    def compose(self, rule: Rule, guards: Mapping[str, Guard]) -> bool:
+        """Compose the reflection by rule; return whether the rule can use the trajectory."""
         try:
-            self.text, self.left_out = rule.compose(self.situation)
-            self.author = rule.author
+            text, self.left_out = rule.compose(self.situation)
         except InputError as error:
             self.error = error
+            return False
+        self.author = rule.author
+        if not guards or not text:
+            self.text = text
+        elif not self._judge(guards, text, text):
+            self.settle([], rule.settings.kind)
+        return True
 
-    def request(self, style: PromptStyle, settings: ReflectSettings, model: Model) -> Draw:
+    def request(self, style: PromptStyle, settings: ReflectSettings, model: Model, guards: Mapping[str, Guard]) -> Draw:
         """Return the request to the model for a text of this state."""
         tools: Sequence[dict] = ()
         if settings.rationale == "own":
@@ -84,12 +90,12 @@ class Draft:
                     parsed = style.parse_message(model.message(sample, tools), sample.finished)
                 else:
                     parsed = style.parse(prefix + sample.text, sample.finished)
-                return self._own(parsed, settings.guards, sample)
+                return self._own(parsed, guards, sample)
         else:
             prompt, prefix = reflection_prompt(style, self.situation), ""
 
             def accept(sample: Sample) -> bool:
-                return self._judge(settings.guards, style.thought_in(sample.text), sample)
+                return self._judge(guards, style.thought_in(sample.text), sample.text, sample.finished)
 
         self.author = model.fingerprint
         numbers = () if self.number is None else (self.number,)
@@ -104,7 +110,7 @@ class Draft:
             tools=tools,
         )
 
-    def _own(self, parsed: ParsedAnswer, guards: GuardSettings, sample: Sample) -> bool:
+    def _own(self, parsed: ParsedAnswer, guards: Mapping[str, Guard], sample: Sample) -> bool:
         """Return whether a sample is an acceptable thought of the model's own, followed by the expert's action."""
         form = action_form(self.situation.trajectory)
         if form(parsed.action) != form(self.situation.step["action"]):
@@ -112,19 +118,25 @@ class Draft:
                 "keep-matching", f"ends in {parsed.action!r}" if parsed.action else "has no action", sample.text
             )
             return False
-        return self._judge(guards, parsed.thought, sample)
+        return self._judge(guards, parsed.thought, sample.text, sample.finished)
 
-    def _judge(self, guards: GuardSettings, text: str, sample: Sample) -> bool:
-        """Apply the guards to a text; keep it and return True if it is accepted, else record the refusal."""
-        verdict = judge(text, self.situation, guards, sample.finished)
-        if verdict.guard:
-            self.refuse(verdict.guard, verdict.fault, sample.text)
+    def _judge(self, guards: Mapping[str, Guard], text: str, written: str, finished: bool = True) -> bool:
+        """Apply the guards to a text; keep it and return True if it is accepted, else record the refusal.
+
+        Args:
+            written: All that was written, which the records of a fault show.
+        """
+        try:
+            verdict = judge(text, self.situation, guards, finished)
+        except InputError as error:  # a mistake in a guard of another package
+            self.error = error
             return False
-        if verdict.text != text.strip():
-            self.count("text[s] written twice, cut to one")
-            self.refused.append(
-                {"guard": "repeated", "fault": "is written twice, cut to one copy", "text": sample.text}
-            )
+        if verdict.guard:
+            self.refuse(verdict.guard, verdict.fault, written)
+            return False
+        for guard, fault in verdict.cuts:
+            self.count("text[s] written twice, cut to one" if guard == "repeated" else f"text[s] cut by {guard}")
+            self.refused.append({"guard": guard, "fault": fault, "text": written})
         self.text = verdict.text
         return True
 
@@ -132,7 +144,7 @@ class Draft:
         """Set the error, or the reason to drop the state, if the model's answer had no acceptable text."""
         if isinstance(answer, InputError):
             self.error = answer
-        elif not self.text:
+        elif not self.text and not self.error:
             fault = self.refused[-1]["fault"] if self.refused else "is missing"
             reason = InputError(f"no usable {kind}: the text {fault}", evidence={"texts": self.refused})
             if kind == "rationale":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from eexp.errors import UsageError
 from eexp.examples.reflection.base import Rule, open_rule
 from eexp.examples.reflection.drafts import Draft
+from eexp.examples.reflection.guards import Guard, open_guards
 from eexp.examples.reflection.shared import SharedSentences
 from eexp.examples.reflection.situations import situations
 from eexp.examples.reflection.verification import verify_drafts
@@ -79,10 +80,11 @@ def write_drafts(
         trajectories: Trajectories with outcomes.
         style: The prompt style of the requests.
     """
+    guards = open_guards(settings.guards, settings.by_model)
     if writer is None:
         rule = open_rule(settings)
         for trajectory in rule.read(trajectories, count):
-            yield _composed(_drafts(trajectory, style, settings, skip, count, rule), rule)
+            yield _composed(_drafts(trajectory, style, settings, skip, count, rule), rule, guards)
         return
 
     def requests() -> Iterator[tuple[list[Draft], list[Draw]]]:
@@ -90,7 +92,7 @@ def write_drafts(
             drafts = _drafts(trajectory, style, settings, skip, count)
             if not all(draft.skipped for draft in drafts):
                 # Skipped ones are requested, too, so that batches hold the same requests as before the interruption.
-                yield drafts, [draft.request(style, settings, writer) for draft in drafts if not draft.error]
+                yield drafts, [draft.request(style, settings, writer, guards) for draft in drafts if not draft.error]
 
     for drafts, answers in answer_in_order(requests(), writer):
         for draft, answer in zip([draft for draft in drafts if not draft.error], answers):
@@ -98,11 +100,10 @@ def write_drafts(
         yield drafts
 
 
-def _composed(drafts: list[Draft], rule: Rule) -> list[Draft]:
+def _composed(drafts: list[Draft], rule: Rule, guards: Mapping[str, Guard]) -> list[Draft]:
     """Return the drafts with their texts; one with the error where the rule cannot use the trajectory."""
     for draft in drafts:
-        draft.compose(rule)
-        if draft.error:
+        if not draft.compose(rule, guards):
             return [draft]
     return drafts
 
