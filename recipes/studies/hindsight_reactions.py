@@ -2,9 +2,10 @@
 
     python hindsight_reactions.py rollout.jsonl il.jsonl [goals | apart panel.jsonl] > hindsight.jsonl
 
-Every executed outcome (x, operation) -> y becomes the demonstration of the task "make y from x", and every pair of them,
-x -> m -> z, that of "make z from x". With `goals`, a placebo: the goals are exchanged among these paths. With `apart`, paths that
-solve a task of the panel are left out.
+Every executed outcome (x, operation) -> y becomes the demonstration of the task "make y from x", and every pair of
+them, x -> m -> z, that of "make z from x". With `goals`, a placebo: the goals are exchanged among these paths. With
+`apart`, paths that solve a task of the panel are left out. `eexp relabel --stitch 1` writes the shortest of these paths
+as trajectories, and --apart-from does what `apart` does.
 """
 
 import json
