@@ -88,7 +88,7 @@ class House(Environment):
         return self._observe(self._describe())
 
     def _set_goal(self, goal: str) -> None:
-        """Set another goal in the same house: kind, object and place, such as "heat/apple/bed"."""
+        """Replace the goal: kind, object and place, such as `heat/apple/bed`, in the same house."""
         kind, target, place = [*goal.split("/"), "", ""][:3]
         places = {"lamp"} if kind == "examine" else set(self.room_of) - NO_STORAGE - {self.where.get(target)}
         if goal.count("/") != 2 or target not in POOLS.get(kind, ()) or target not in self.where or place not in places:
