@@ -73,14 +73,11 @@ WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 #: Ends a process of a launcher, or one that was started without, as soon as a checkpoint is there.
 END = """
-import json, os, sys, threading, time
+import os, sys, threading, time
 def end():
-    while True:  # until it is whole
-        try:
-            json.load(open(os.environ["EEXP_END_AT"]))
-            os.kill(os.getpid(), 9)
-        except (OSError, ValueError):
-            time.sleep(0.001)
+    while not os.path.exists(os.environ["EEXP_END_AT"]):
+        time.sleep(0.001)
+    os.kill(os.getpid(), 9)
 if "EEXP_END_AT" in os.environ and "finetune" in sys.argv: threading.Thread(target=end, daemon=True).start()
 """
 
@@ -129,7 +126,7 @@ def main() -> None:
                 settings, runners = WAYS[way]
                 run = directory / way
                 for i, runner in enumerate(runners):
-                    end_at = run / f"checkpoints/checkpoint-{CHECKPOINT}/trainer_state.json"
+                    end_at = run / f"checkpoints/checkpoint-{CHECKPOINT}/SHA256SUMS"
                     is_last = i + 1 == len(runners)
                     train(directory, runner, run, settings, i > 0, None if is_last else end_at)
                     while not is_last and (run / "eexp.json").exists():  # it was faster than its end: once more

@@ -85,7 +85,7 @@ def _preferences(file: Path) -> list[dict]:
 def _eexp(out: Path, a: argparse.Namespace, timed: Callable) -> None:
     from eexp.training.finetune import finetune
     from eexp.training.objectives.preferences import Preferences
-    from eexp.training.settings import Settings
+    from eexp.training.settings import DPOSettings, Settings
 
     Preferences.prepare = timed(Preferences.prepare)
     finetune(
@@ -98,7 +98,7 @@ def _eexp(out: Path, a: argparse.Namespace, timed: Callable) -> None:
             schedule="constant",
             warmup=0.0,
             objective="dpo",
-            beta=BETA,
+            own=DPOSettings(beta=BETA),
             batch_size=a.batch_size,
             tokens_per_batch=a.tokens_per_batch,
             save_every=10**9,

@@ -219,6 +219,12 @@ RECORDS = {
     "correct": "correct --turns 2 --admissible 3 --seed 4 --workers 2 @eval-tiny",
     "correct-program": f"correct --env '{SAFE}' --timeout 60 --memory 4G @eval-program",
     "reward": "reward --workers 2 @eval-tiny",
+    # -- relabel
+    "relabel": "relabel --workers 2 @rollout",
+    "relabel-house": "relabel --env house --timeout 60 --memory 4G -q -o - --apart-from @panel --pool policy "
+    "@rollout-pools",
+    "relabel-stitched": "relabel --stitch 1 --no-prune --per-goal 2 --per-trajectory 2 --first 1 --seed 4 "
+    "--admissible 3 @rollout",
     "reward-program": f"reward --by similarity --env '{SAFE}' --timeout 60 --memory 4G @eval-program",
     "policy-turns": "policy-data --turn-rewards 0.5 @reward",
     # -- select
@@ -335,6 +341,8 @@ RECORDS = {
 #: Calls that set records aside.
 SET_ASIDE = {
     "correct-aside": f"correct {ASIDE} @bad-episodes.jsonl @eval-tiny",
+    "relabel-aside": f"relabel {ASIDE} @bad.jsonl",
+    "relabel-skip": "relabel --on-error skip @bad.jsonl @recover",
     "reward-aside": f"reward {ASIDE} @bad-episodes.jsonl @eval-tiny",
     "expert-aside": f"expert '{DYING}' -n 3 {ASIDE}",
     "expert-skip": "expert countdown:Countdown -n 5 --on-error skip",
@@ -357,6 +365,10 @@ SET_ASIDE = {
     "--no-guard setup --no-guard invented --on-error skip @rollout",
     **{
         f"reflect-no-{guard}": f"reflect -m @server#writer --retries 0 --no-guard {guard} {ASIDE} @rollout"
+        for guard in ("cut-off", "repeated", "length", "setup", "hindsight", "other-action", "invented")
+    },
+    **{
+        f"reflect-guard-{guard}": f"reflect --rationale outcome --guard {guard} --max-words 40 {ASIDE} @rollout"
         for guard in ("cut-off", "repeated", "length", "setup", "hindsight", "other-action", "invented")
     },
     "follow-aside": f"follow -m expert {ASIDE} @bad.jsonl @rollout",

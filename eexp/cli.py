@@ -31,6 +31,7 @@ GROUPS = {
         "correct": "Find where an agent went wrong, and let the expert go on from there.",
     },
     "Make examples": {
+        "relabel": "Make hindsight demonstrations of the tasks that executed actions solve.",
         "recover": "Put refused alternatives into the expert's path.",
         "summarise": "Add summaries of long observations, written by a model.",
         "world-model-data": "Make training examples that predict the next state.",
@@ -218,7 +219,8 @@ def _run(arguments: list[str]) -> None:
         _fail(message.getvalue().rstrip("\n").split("\n"), e.exit_code, verbose)
     except EexpError as e:
         cause = e.evidence.get("traceback") if isinstance(e, InputError) and e.__cause__ is None else None
-        _fail([*(cause.splitlines() if verbose and cause else ()), f"error: {e}"], e.exit_code, verbose)
+        hint = " (-v shows the traceback)" if _hides_traceback(e) and not verbose else ""
+        _fail([*(cause.splitlines() if verbose and cause else ()), f"error: {e}{hint}"], e.exit_code, verbose)
     except OSError as e:  # such as a full disk
         _fail([f"error: {_system_error(e)}"], EXIT_FAILED, verbose)
     except MemoryError:
@@ -233,6 +235,11 @@ def _options_about(error: click.NoSuchOption) -> list[str]:
         return short
     described = [one for one in parameters if isinstance(one, click.Option) and one.help and not one.hidden]
     return [one.opts[-1] for one in described if all(word in str(one.help).lower() for word in words)][:3]
+
+
+def _hides_traceback(error: EexpError) -> bool:
+    """Return whether an error stands for an exception of code that is not part of eexp."""
+    return isinstance(error, InputError) and "traceback" in error.evidence
 
 
 def _fail(message: list[str], code: int, verbose: bool) -> NoReturn:

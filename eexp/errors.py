@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,9 +68,42 @@ def unexpected_error(error: Exception, where: str = "") -> EnvironmentFailed:
         error: The exception, while it is being handled.
         where: What was called.
     """
-    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    message = describe(error)
     evidence = {"traceback": traceback.format_exc(limit=-8)}
     return EnvironmentFailed(f"{where}: {message}" if where else message, evidence=evidence)
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception of code from outside of eexp in one line: its type, its message and where it comes from."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{_place_of(error)}"
+
+
+def _place_of(error: BaseException) -> str:
+    """Return where an exception comes from, as " (FILE:LINE)"; "" where only eexp and Python took part.
+
+    That is the innermost line of code outside of both; a line of an installed package counts where there is no other.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_outside(frame.filename)]
+    own = [frame for frame in frames if not _is_installed(frame.filename)]
+    if not frames:
+        return ""
+    frame = (own or frames)[-1]
+    return f" ({os.path.basename(frame.filename)}:{frame.lineno})"  # without its directory: records may hold it
+
+
+def _is_outside(file: str) -> bool:
+    """Return whether a file of code is neither of eexp nor of Python itself."""
+    if file.startswith(("<", _EEXP)):
+        return False
+    return _is_installed(file) or not file.startswith(_PYTHON)
+
+
+def _is_installed(file: str) -> bool:
+    """Return whether a file is of an installed package."""
+    return bool({"site-packages", "dist-packages"}.intersection(file.split(os.sep)))
+
+
+_EEXP, _PYTHON = (os.path.dirname(file) + os.sep for file in (__file__, os.__file__))
 
 
 @contextmanager

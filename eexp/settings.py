@@ -187,6 +187,7 @@ def shared(default: Any, *names: str, **more: Any) -> Unexplained:
     return Unexplained(lambda option: option, default, *names, **more)
 
 
+@dataclasses.dataclass(frozen=True)
 class Checked:
     """Settings that check their values when they are made, as a command line does.
 
@@ -195,7 +196,7 @@ class Checked:
     """
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):
             if one := field.metadata.get(OPTION):
                 value = getattr(self, field.name)
                 if (value is not None or one.default is not None) and (fault := _fault(one, value)):

@@ -50,6 +50,7 @@ VARIABLES = {
     "EEXP_ON": "Where the processes that hold environments run: local, or ray[:ADDRESS].",
     "EEXP_API_KEY": "Key for an OpenAI-compatible server. Without it, OPENAI_API_KEY is used.",
     "EEXP_HTTP_CONCURRENCY": "Requests that such a server has at once (16); of a fleet, each of them.",
+    "EEXP_HTTP_RETRY_AFTER": "Seconds up to which it may ask for a pause (Retry-After) that is kept (300).",
     "EEXP_HTTP_RPM": "Requests a minute that it is asked at most, in even steps (no limit).",
     "EEXP_HTTP_TIMEOUT": "Seconds that it has for one answer (300).",
     "EEXP_HTTP_TRIES": "How often a request is made where the server is busy, fails or is cut off (6).",

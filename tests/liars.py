@@ -1,8 +1,8 @@
 """Environments that lie about what actions lead to, one for each kind of lie, in the houses of `house`.
 
-All but the last two answer as `house` does along the expert's path, so that no comparison of observations with the
-record finds them: they add something to the answer to any other action, such as how many actions were heard. `Honest`
-adds the same and copies it as it should.
+All of LIARS but the last two answer as `house` does along the expert's path, so that no comparison of observations with
+the record finds them: they add something to the answer to any other action, such as how many actions were heard.
+`Honest` adds the same and copies it as it should.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from copy import copy, deepcopy
 from dataclasses import replace
 from itertools import count, islice
+from typing import ClassVar
 
 from eexp.envs.base import Environment, Observation
 from eexp.envs.worlds.house import House
 
 
 class Honest(House):
-    """Tells how many actions were heard in the episode, after some actions.
+    """Tells how many actions were heard and understood in the episode, after some actions.
 
     Attributes:
         tells: How these actions begin.
@@ -41,7 +42,7 @@ class Honest(House):
     def step(self, action: str) -> Observation:
         tells = action != self.expert() and action.startswith(self.tells)
         observation = super().step(action)
-        self.heard += 1
+        self.heard += observation.valid
         return self.off_path(observation) if tells else observation
 
     def off_path(self, observation: Observation) -> Observation:
@@ -231,6 +232,47 @@ class ChangesItsTask(Honest):
         return super().instruction() + (" Be quick." if self.begun > 3 else "")
 
 
+class MasksAll(Drifts):
+    """Answers drift, and the mask leaves nothing of any text."""
+
+    spec = "liars:MasksAll"
+
+    def mask(self, text: str) -> str:
+        return ""
+
+
+class MasksAllAlike(Drifts):
+    """Answers drift, and the mask makes all texts the same one."""
+
+    spec = "liars:MasksAllAlike"
+
+    def mask(self, text: str) -> str:
+        return "You see something."
+
+
+class CachesInTheProcess(Honest):
+    """The first answer to an action that is not the expert's stays in the memory of the process, for any state."""
+
+    spec = "liars:CachesInTheProcess"
+    cache: ClassVar[dict[str, int]] = {}
+
+    def off_path(self, observation: Observation) -> Observation:
+        heard = CachesInTheProcess.cache.setdefault(observation.text, self.heard)
+        return replace(observation, text=f"{observation.text} {heard} said.")
+
+
+class ListsByHash(Honest):
+    """The list of admissible actions is in the order of a hash table, which differs from process to process."""
+
+    spec = "liars:ListsByHash"
+
+    def admissible(self) -> list[str]:
+        return list(set(super().admissible()))
+
+
+#: What nothing in one process finds: the path, the audit and the check in it are as they would be without the lie.
+UNSEEN_IN_ONE_PROCESS = [CachesInTheProcess, ListsByHash]
+MASKS = [MasksAll, MasksAllAlike]
 LIARS = [
     RestoresPart,
     ScoresOtherwiseInCopies,
@@ -245,3 +287,23 @@ LIARS = [
     ListsOtherwise,
     ChangesItsTask,
 ]
+
+
+class Hurried(Honest):
+    """A room of every second task is described when it is entered for the first time in the process, and not again."""
+
+    spec = "liars:Hurried"
+    depends_on_timing = True
+    seen: set[str] = set()
+
+    def reset(self, task: dict) -> Observation:
+        self.id, self.taken = task["id"], 0
+        return super().reset(task)
+
+    def step(self, action: str) -> Observation:
+        observation = super().step(action)
+        self.taken += 1
+        if self.taken != 2 or int(self.id.rpartition("/")[2]) % 2 or self.id in self.seen:
+            return observation
+        self.seen.add(self.id)
+        return replace(observation, text=f"{observation.text} All is quiet.")

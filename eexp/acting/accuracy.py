@@ -15,6 +15,7 @@ from statistics import median
 from eexp.envs.imagined import ImaginedWorld, WorldModelFailed
 from eexp.errors import InputError
 from eexp.models.base import Draw, Samples
+from eexp.models.in_order import answer_in_order
 from eexp.records.callbacks import OnError, stop_at_error
 from eexp.records.imagination import refuse_imagined
 from eexp.records.outcomes import transition_of
@@ -49,9 +50,8 @@ def accuracy(
         wrote no observation. `verdicts` says whether each verdict is right, null where the record does not tell.
     """
     imagination = world.imagination
-    pending: list[_Recorded] = []
 
-    def requests() -> Iterator[list[Draw]]:
+    def requests() -> Iterator[tuple[_Recorded, list[Draw]]]:
         for record in records:
             try:
                 recorded = _recorded(record, env)
@@ -64,11 +64,9 @@ def accuracy(
             except InputError as e:
                 on_error(record, e)
                 continue
-            pending.append(recorded)
-            yield group
+            yield recorded, group
 
-    for answers in imagination.model.answer(requests()):
-        recorded = pending.pop(0)
+    for recorded, answers in answer_in_order(requests(), imagination.model):
         errors = [answer for answer in answers if isinstance(answer, InputError)]
         if errors:
             on_error(recorded.record, errors[0])

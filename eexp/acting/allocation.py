@@ -12,6 +12,7 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 
+from eexp.records.equality import action_form
 from eexp.records.outcomes import same_as_expert
 from eexp.records.record import alternatives_of, expert_outcome, seed_of
 
@@ -27,13 +28,13 @@ def surprise(trajectory: dict, i: int, pool: str | None = None) -> tuple[float, 
     Returns:
         The probability, 1 where nothing was executed; and the number of executed alternatives.
     """
-    step = trajectory["steps"][i]
-    executed = [a for a in alternatives_of(step, pool) if a.get("outcome")]
+    step, form = trajectory["steps"][i], action_form(trajectory)
+    executed = [a for a in alternatives_of(step, pool, form=form) if a.get("outcome")]
     expert = expert_outcome(trajectory, i)
     outcomes = Counter(
         (a["outcome"]["observation"], bool(a["outcome"].get("done")))
         for a in executed
-        if a["outcome"].get("valid") is not False and not same_as_expert(step, expert, a)
+        if a["outcome"].get("valid") is not False and not same_as_expert(step, expert, a, form)
     )
     met_once = sum(number == 1 for number in outcomes.values())
     return (met_once + 1) / (len(executed) + 1), len(executed)
@@ -62,7 +63,7 @@ def allocate(
         for i in range(len(trajectory["steps"])):
             if room[t][i]:
                 probability, executed = surprise(trajectory, i, pool)
-                known = len(alternatives_of(trajectory["steps"][i], pool))
+                known = len(alternatives_of(trajectory["steps"][i], pool, form=action_form(trajectory)))
                 value = -probability * (executed + 1) / (known + 1)
                 heap.append((value, known, seed_of(seed, trajectory["id"], i, "allocation"), t, i))
     heapq.heapify(heap)

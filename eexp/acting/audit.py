@@ -8,6 +8,9 @@ in reverse order. What differs then proves that outcomes are wrong, of this alte
 
 A share says little where there are few alternatives: 2 % of 100 would miss an environment of which a third of the
 outcomes are wrong in one run of two. So a larger share is taken of the first ones of a run.
+
+What stays in the memory of a process, such as a cache, makes a replay there agree with the first answer. So half of the
+alternatives that are audited are replayed in another process, too.
 """
 
 from __future__ import annotations
@@ -56,12 +59,23 @@ class Audit:
         ]
         if not self.share or not places:
             return []
-        draws = {place: seed_of("audit", trajectory["id"], *place) / 2**63 for place in places}
+        draws = {place: _draw(trajectory, place) for place in places}
         chosen = {place for place in places if draws[place] < self.share}
         if self._alternatives[trajectory["env"]] < FIRST:
             chosen |= set(sorted(places, key=draws.__getitem__)[: math.ceil(FIRST_SHARE * len(places))])
         self._alternatives[trajectory["env"]] += len(places)
         return sorted(chosen, reverse=True)
+
+
+def first_half(trajectory: dict, places: list[Place]) -> list[Place]:
+    """Return those of the audited places to replay in another process, too: half of them, at least one if any."""
+    ordered = sorted(places, key=lambda place: _draw(trajectory, place))
+    return sorted(ordered[: math.ceil(len(places) / 2)], reverse=True)
+
+
+def _draw(trajectory: dict, place: Place) -> float:
+    """Return a number from 0 to 1 that decides whether an alternative is audited."""
+    return seed_of("audit", trajectory["id"], *place) / 2**63
 
 
 class AuditFailed(EexpError):
@@ -86,10 +100,33 @@ def copies_differ(where: str, action: str, spec: str, way: str, difference: Diff
     )
 
 
-def replays_differ(where: str, action: str | None, spec: str, reason: str) -> AuditFailed:
+def processes_differ(where: str, action: str, spec: str, difference: Difference) -> AuditFailed:
+    """Return the error for an alternative whose outcome in a replay in another process is another one.
+
+    Args:
+        where: The trajectory and the step.
+        difference: From the outcome in one process (`observed`) to that in the other (`recorded`).
+    """
+    here, elsewhere = difference.excerpts()
+    return AuditFailed(
+        f"{where}: after {short(action)} {difference.name} is {here} in one process, and {elsewhere} in a replay in "
+        f"another one: {spec} does not answer in the same way in every process (a cache, say, or a seed of a process), "
+        "and what this run has written may be wrong; `eexp env check` looks for the cause"
+    )
+
+
+def mask_hides_all(where: str, spec: str, n_texts: int) -> AuditFailed:
+    """Return the error for an environment whose mask makes all texts of a trajectory equal."""
+    return AuditFailed(
+        f"{where}: the mask of {spec} leaves nothing in which {n_texts} different observations differ: no comparison "
+        "would find a wrong outcome; let it remove only what is random"
+    )
+
+
+def replays_differ(where: str, action: str | None, spec: str, reason: str, replay: str = "a replay") -> AuditFailed:
     """Return the error for an action that does not lead to the same in two replays; None stands for the beginning."""
     after = f"after {short(action)}" if action is not None else "at the beginning"
     return AuditFailed(
-        f"{where}: {after}, in a replay, {reason}: {spec} does not answer in the same way every time, and what this "
+        f"{where}: {after}, in {replay}, {reason}: {spec} does not answer in the same way every time, and what this "
         "run has written may be wrong; `eexp env check` looks for the cause, and `mask` is for what is random in a text"
     )

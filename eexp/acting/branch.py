@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections import deque
 from collections.abc import Iterator
 
 from eexp.acting.allocation import allocate
 from eexp.acting.settings import BranchSettings
 from eexp.errors import InputError
+from eexp.models.in_order import answer_in_order
 from eexp.models.policy import ActionDraw, ActionScore, Policy, Proposal, State
 from eexp.records.callbacks import Count, OnError, Skip, no_count, skip_none, stop_at_error
+from eexp.records.equality import ActionForm, action_form
 from eexp.records.record import canonical, seed_of, tools_at
 
 NO_LOGPROBS = "state[s] without log-probabilities"
+EQUAL_IN_WORDS = "draw[s] dropped that differ[s|] from another action in case, blanks or outer punctuation alone"
 
 
 def branch(
@@ -29,8 +31,8 @@ def branch(
 ) -> Iterator[dict]:
     """Add up to `settings.k` different alternatives to every step, never the expert's own action.
 
-    Two actions are the same if they are so after `records.canonical`. With `settings.add`, all trajectories are read
-    first, and only some steps get alternatives.
+    The environment says when two actions are the same (`equality.action_form`). With `settings.add`, all trajectories
+    are read first, and only some steps get alternatives.
 
     Args:
         trajectories: Trajectories without mistakes put in by `recover`.
@@ -59,22 +61,17 @@ def _branched(
     """Yield each trajectory with as many more alternatives at each of its steps as the number beside it says."""
     exact = policy is not None and policy.exact
     asks = settings.source != "admissible"
-    #: Trajectories that were read and not answered yet, each with the states that get alternatives.
-    pending: deque[tuple[dict, dict[int, StateAlternatives]]] = deque()
 
-    def requests() -> Iterator[list[ActionDraw | ActionScore]]:
+    def requests() -> Iterator[tuple[tuple[dict, dict[int, StateAlternatives]], list[ActionDraw | ActionScore]]]:
         for trajectory, numbers in numbered:
             states = {
                 i: StateAlternatives(trajectory, i, settings, exact, count, number)
                 for i, number in enumerate(numbers)
                 if number
             }
-            pending.append((trajectory, states))
-            yield [state.request() for state in states.values()] if asks else []
+            yield (trajectory, states), [state.request() for state in states.values()] if asks else []
 
-    answers: Iterator[list] = policy.answer(requests()) if policy else ([] for _ in requests())
-    for answer in answers:
-        trajectory, states = pending.popleft()
+    for (trajectory, states), answer in answer_in_order(requests(), policy):
         try:
             for i, error in zip(states, answer):
                 if isinstance(error, InputError):
@@ -109,7 +106,8 @@ def _added(
 
     while total:
         rooms = [
-            [room_of(step, settings, most) for step, most in zip(t["steps"], own)] for t, own in zip(trajectories, left)
+            [room_of(step, settings, most, action_form(t)) for step, most in zip(t["steps"], own)]
+            for t, own in zip(trajectories, left)
         ]
         numbers = allocate(trajectories, total, rooms, settings.pool, settings.seed)
         if not any(map(any, numbers)):
@@ -144,13 +142,17 @@ def begins_with(action: str, prefix: str) -> bool:
     return whole.startswith(beginning) and not re.match(r"[\w-]", whole[len(beginning) :])
 
 
-def room_of(step: dict, settings: BranchSettings, most: int) -> int:
-    """Return how many of `most` more alternatives there are for a step, as far as the list of its actions tells."""
+def room_of(step: dict, settings: BranchSettings, most: int, form: ActionForm) -> int:
+    """Return how many of `most` more alternatives there are for a step, as far as the list of its actions tells.
+
+    Args:
+        form: The form in which equal actions are equal.
+    """
     if settings.source in ("policy", "mixed") and not (settings.only_admissible and _complete_list(step) is not None):
         return most
-    taken = {canonical(a["action"]) for a in (step, *(step.get("alternatives") or []))}
+    taken = {form(a["action"]) for a in (step, *(step.get("alternatives") or []))}
     listed = step.get("admissible") or []
-    allowed = {canonical(a) for a in listed if not any(begins_with(a, prefix) for prefix in settings.ban)}
+    allowed = {form(a) for a in listed if not any(begins_with(a, prefix) for prefix in settings.ban)}
     return min(most, len(allowed - taken))
 
 
@@ -185,19 +187,21 @@ class StateAlternatives:
         self.floor_is_kept = exact and settings.without_replacement
         pool = () if settings.pool is None else (settings.pool,)
         self.seed = seed_of(settings.seed, trajectory["id"], i, *pool)
-        self.expert = canonical(self.step["action"])
-        self.taken = {self.expert}
+        self.form = action_form(trajectory)
+        self.expert = self.form(self.step["action"])
+        #: The actions that are no new alternatives, by the form in which equal ones are equal.
+        self.taken = {self.expert: self.step["action"]}
         #: The alternatives beside which others are added; the first draws give these again.
         self.kept: list[dict] = [] if settings.add is None else self.step.get("alternatives") or []
-        self.taken |= {canonical(a["action"]) for a in self.kept}
+        self.taken |= {self.form(a["action"]): a["action"] for a in self.kept}
         listed = self.step.get("admissible")
         complete_list = _complete_list(self.step)
         self.allowed = (
-            {canonical(a) for a in complete_list} if settings.only_admissible and complete_list is not None else None
+            {self.form(a) for a in complete_list} if settings.only_admissible and complete_list is not None else None
         )
         if settings.only_admissible and complete_list is None and settings.source in ("policy", "mixed"):
             self.count("state[s] whose admissible actions are not all known", 1)
-        banned = [action for action in listed or [] if self._is_banned(action) and canonical(action) != self.expert]
+        banned = [action for action in listed or [] if self._is_banned(action) and self.form(action) != self.expert]
         self.count("admissible action[s] banned", len(banned))
 
     def request(self) -> ActionDraw | ActionScore:
@@ -221,8 +225,8 @@ class StateAlternatives:
 
     def _fault(self, proposal: Proposal) -> str | None:
         """Return why a text of the policy is no alternative in this state, in words; None if it is one."""
-        action = canonical(proposal.action)
-        if not action:
+        action = self.form(proposal.action)
+        if not canonical(proposal.action):
             return "draw[s] without an action"
         if action == self.expert:
             return "draw[s] of the expert's own action"
@@ -236,12 +240,15 @@ class StateAlternatives:
         return any(begins_with(action, prefix) for prefix in self.settings.ban)
 
     def _accept(self, proposal: Proposal) -> bool:
-        action = canonical(proposal.action)
+        action = self.form(proposal.action)
         fault = self._fault(proposal) or ("duplicate draw[s] dropped" if action in self.taken else None)
         if fault:
             self.count(fault, 1)
+            same = self.taken.get(action)
+            if same is not None and same.strip() != proposal.action.strip():
+                self.count(EQUAL_IN_WORDS, 1)
         else:
-            self.taken.add(action)
+            self.taken[action] = proposal.action
         return not fault
 
     def alternatives(self, proposals: list[Proposal]) -> list[dict]:
@@ -250,7 +257,7 @@ class StateAlternatives:
         proposals = self._above_floor(proposals)
         if settings.source == "scored":
             proposals = self._ranked(proposals)
-            self.taken |= {canonical(p.action) for p in proposals}
+            self.taken |= {self.form(p.action): p.action for p in proposals}
         origin = "admissible" if settings.source == "scored" else "policy"
         alternatives = [self._alternative(p.action, origin, p.logprob) for p in proposals]
         origin_in_words = "drawn by [its|their] probability" if settings.source == "scored" else "from the policy"
@@ -283,16 +290,18 @@ class StateAlternatives:
             return proposals
         floor = max(logprobs) + math.log(self.settings.min_p)
         remaining = [p for p, logprob in zip(proposals, logprobs) if logprob >= floor]
-        self.taken -= {canonical(p.action) for p in proposals if p not in remaining}
+        for proposal in proposals:
+            if proposal not in remaining:
+                self.taken.pop(self.form(proposal.action), None)
         self.count("draw[s] less probable than --min-p allows", len(proposals) - len(remaining))
         return remaining
 
     def _others(self) -> dict[str, str]:
-        """Return the admissible actions that are neither taken nor banned, by their canonical form."""
+        """Return the admissible actions that are neither taken nor banned, by the form in which they are compared."""
         rest: dict[str, str] = {}
         for action in self.step.get("admissible") or []:
-            if canonical(action) not in self.taken and not self._is_banned(action):
-                rest.setdefault(canonical(action), action)
+            if self.form(action) not in self.taken and not self._is_banned(action):
+                rest.setdefault(self.form(action), action)
         return rest
 
     def _ranked(self, proposals: list[Proposal]) -> list[Proposal]:

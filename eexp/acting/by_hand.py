@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from eexp.envs.base import Environment, Observation
-from eexp.envs.listing import offered
+from eexp.envs.listing import equality_field, offered
 from eexp.prompts.tool_calls import described_tool
 from eexp.records.record import succeeded
 from eexp.system.terminal import style
@@ -33,10 +33,11 @@ def play_by_hand(env: Environment, task: dict, read: Callable[[], str], show: Ca
             listed = env.admissible()
             tools = offered(observation) if steps else {}
             state = {"observation": observation.text, "action": action, "admissible": listed, "thought": None, **tools}
+            state |= {} if observation.imagined is None else {"imagined": observation.imagined}
             steps.append(state)
             observation = env.step(action)
             _show_observation(observation, show)
-    return {
+    trajectory = {
         "type": "trajectory",
         "id": f"{env.spec}/{task['id']}",
         "env": env.spec,
@@ -46,6 +47,7 @@ def play_by_hand(env: Environment, task: dict, read: Callable[[], str], show: Ca
         "steps": steps,
         "outcome": observation.outcome(),
     }
+    return trajectory | equality_field(env, trajectory)
 
 
 def _show_observation(observation: Observation, show: Callable[[str], None]) -> None:

@@ -5,7 +5,8 @@ executed in a fork (or, where the environment cannot fork, in a second walk of t
 and the walk then goes on with the expert's action. If an alternative changed the path itself, the next comparison would
 show it, and the branch before it is refused too. The instruction and how the episode ends are compared as well.
 
-Some alternatives are executed a second time, by a replay (audit.py). If one has another outcome then, the run ends.
+Some alternatives are executed a second time, by a replay (audit.py), and half of them in another process, too. If one
+has another outcome then, the run ends.
 
 An alternative on which the environment fails (its program ends, say) is refused by itself, with the cause. The path is
 then walked anew to where it branched off, and all others are executed.
@@ -18,13 +19,15 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from eexp.acting.audit import Place, copies_differ, is_due, replays_differ
+from eexp.acting.audit import Place, copies_differ, is_due, mask_hides_all, processes_differ, replays_differ
 from eexp.envs import forking
 from eexp.envs.base import FORK_AUTO, STEP_LIMIT, Environment, Observation
-from eexp.envs.differences import difference_between, instruction_difference, outcome_difference
+from eexp.envs.differences import difference_between, hidden_texts, instruction_difference, outcome_difference
 from eexp.envs.listing import offered
-from eexp.errors import EexpError, EnvironmentFailed, InputError, short, unexpected_error
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, short, unexpected_error
+from eexp.records.imagination import is_imagined
 from eexp.system.child import time_limit
+from eexp.workers.jobs import ELSEWHERE, answer_from_error, job_of
 from eexp.workers.supervisor import TRIES
 
 
@@ -39,6 +42,7 @@ class Executed:
     trajectory: dict
     refused: list[InputError] = field(default_factory=list)  # the branch points and alternatives that were refused
     counts: Counter[str] = field(default_factory=Counter)
+    audited: dict[Place, dict] = field(default_factory=dict)  # the outcomes that a replay has confirmed
 
 
 def execute(
@@ -64,11 +68,13 @@ def execute(
     Raises:
         InputError: The expert's path does not end as recorded.
         EnvironmentFailed: The environment fails on the expert's path.
-        AuditFailed: An alternative has another outcome in a replay, or the path is another one in it.
+        AuditFailed: An alternative has another outcome in a replay, or the path is another one in it; or `mask` makes
+            all observations equal.
     """
     execution = _Execution(env, trajectory, fork, on_step, again, fatal or {})
     executed = execution.run()
-    execution.audit(audit)
+    execution.check_mask()
+    executed.audited = execution.audit(audit)
     return executed
 
 
@@ -96,6 +102,7 @@ class _Execution:
         self.offered: dict = {}  # the key of the trajectory for the functions that the environment offers
         self.outcomes: dict[Place, dict] = {}  # of the alternatives that were executed
         self.errors: dict[Place, EnvironmentFailed] = {}
+        self.replay = "a replay"  # what messages call it
         #: Where the path first differs from the record: the number of the observation, the reason, the evidence.
         self.difference: tuple[int, str, dict] | None = None
 
@@ -122,12 +129,26 @@ class _Execution:
             executed.trajectory["outcome"] = {**outcome, **self.notes_at_end}
         return executed
 
-    def audit(self, places: Collection[Place]) -> None:
+    def check_mask(self) -> None:
+        """Raise AuditFailed if `mask` makes all observations of the trajectory equal. Call it after `run`."""
+        if not self.env.has("mask"):
+            return
+        outcomes = [outcome["observation"] for outcome in self.outcomes.values()]
+        path = [step["observation"] for step in self.recorded]
+        for texts in (outcomes, [*path, *outcomes]):
+            if n_texts := hidden_texts(self.env.mask, texts):
+                raise mask_hides_all(self.trajectory["id"], self.env.spec, n_texts)
+
+    def audit(self, places: Collection[Place]) -> dict[Place, dict]:
         """Execute alternatives a second time, each by a replay, and compare their outcomes. Call it after `run`.
 
         Those that were refused are left out. Where the outcome in a copy is another one than in a replay, a second
         replay tells whether the copy or the whole environment is to blame.
+
+        Returns:
+            The outcomes that were confirmed.
         """
+        confirmed: dict[Place, dict] = {}
         believed = len(self.recorded) if self.difference is None else self.difference[0] - 1
         for i, k in places:
             outcome = self.outcomes.get((i, k))
@@ -143,7 +164,28 @@ class _Execution:
                     raise copies_differ(where, action, self.env.spec, self.way, difference)
                 before, now = changed.excerpts()
                 raise replays_differ(where, action, self.env.spec, f"{changed.name} is {now}, and was {before}")
-            self.counts["alternative[s] audited by replay: all equal"] += 1
+            self._count_audited("alternative[s] audited by replay: all equal", outcome, replayed)
+            confirmed[i, k] = outcome
+        return confirmed
+
+    def audit_elsewhere(self, outcomes: dict[Place, dict]) -> None:
+        """Execute alternatives by a replay, in this process, and compare with their outcomes in another one.
+
+        No other method has to be called before.
+        """
+        self.replay = "a replay in another process"
+        for (i, k), outcome in outcomes.items():
+            replayed = self._replay(i, k)
+            if difference := difference_between(self.env.mask, outcome, replayed):
+                where, action = f"{self.trajectory['id']}: $.steps[{i}]", self.to_execute[i][k]["action"]
+                raise processes_differ(where, action, self.env.spec, difference)
+            self._count_audited("alternative[s] audited in another process: all equal", outcome, replayed)
+
+    def _count_audited(self, label: str, outcome: dict, replayed: dict) -> None:
+        """Count an alternative whose replay had the same outcome; apart if only `mask` makes both texts the same."""
+        self.counts[label] += 1
+        if outcome["observation"] != replayed["observation"]:
+            self.counts[f"{label}, where `mask` hides what differs"] += 1
 
     def _replay(self, i: int, k: int) -> dict:
         """Return the outcome of alternative k of step i after a walk from the task's beginning."""
@@ -152,7 +194,8 @@ class _Execution:
         if self.difference:
             at, reason, _ = self.difference
             action = self.recorded[at - 1]["action"] if at else None
-            raise replays_differ(f"{self.trajectory['id']}: $.steps[{at}]", action, self.env.spec, reason)
+            where = f"{self.trajectory['id']}: $.steps[{at}]"
+            raise replays_differ(where, action, self.env.spec, reason, self.replay)
         self.difference = before
         self.on_step(None if self.env.light else [i, k])
         action = self.to_execute[i][k]["action"]
@@ -219,7 +262,10 @@ class _Execution:
         self.notes[i] = {**({"notes": notes} if notes else {}), **observation.annotations()}
 
     def _compare_list(self, i: int) -> None:
-        """Note where the admissible actions at step i are not those recorded, which may be only some of them."""
+        """Note where the admissible actions at step i are not those recorded, or stand in another order.
+
+        The record may hold only some of them, in their order.
+        """
         listed = self.recorded[i].get("admissible")
         if listed is None or self.difference:
             return
@@ -232,6 +278,8 @@ class _Execution:
             self._note_difference(i, f"{short(missing[0])} was admissible, and is not now", evidence)
         elif count != len(admissible):
             self._note_difference(i, f"{len(admissible)} actions are admissible, and {count} were", evidence)
+        elif moved := _first_moved(listed, admissible):
+            self._note_difference(i, f"the admissible actions are in another order, from {short(moved)} on", evidence)
 
     def _note_difference(self, i: int, reason: str, evidence: dict) -> None:
         if self.difference is None or i < self.difference[0]:
@@ -329,17 +377,58 @@ class _Execution:
             self._compare(j + 1, self._step(self.recorded[j]["action"]))
 
 
+def _first_moved(listed: list[str], admissible: list[str]) -> str | None:
+    """Return the first of the listed actions that does not come after the one before it in the other list."""
+    rest = iter(admissible)
+    return next((action for action in listed if action not in rest), None)
+
+
 def _with_outcome(alternative: dict, entry: dict) -> dict:
     """Return an alternative with its new outcome or the reason of its refusal, and without an earlier one."""
     return {**{key: value for key, value in alternative.items() if key != "refused"}, **entry}
 
 
 def job(request: dict, environments: Any, on_step: Callable[..., None]) -> dict:
-    """Execute the alternatives of one trajectory in a worker (eexp/workers/worker.py)."""
-    trajectory = request["trajectory"]
+    """Execute the alternatives of one trajectory in a worker (eexp/workers/worker.py).
+
+    Of the alternatives that are audited, those under "elsewhere" are replayed in another process, too. A world model is
+    not loaded a second time for that.
+    """
+    trajectory, again = request["trajectory"], request["again"]
     fatal = {(i, k): reason for (i, k), reason in request.get("fatal", [])}
     env = environments.get(trajectory["env"])
     audit = [(i, k) for i, k in request.get("audit", [])]
-    executed = execute(env, trajectory, request["fork"], on_step, request["again"], fatal, audit)
-    refused = [{"message": e.message, "where": e.where, "evidence": e.evidence} for e in executed.refused]
-    return {"trajectory": executed.trajectory, "refused": refused, "counts": executed.counts}
+    executed = execute(env, trajectory, request["fork"], on_step, again, fatal, audit)
+    refused = [answer_from_error(error) for error in executed.refused]
+    result = {"trajectory": executed.trajectory, "refused": refused, "counts": executed.counts}
+    places = [(i, k) for i, k in request.get("elsewhere", []) if (i, k) in executed.audited]
+    if places and not is_imagined(env.spec):
+        outcomes = [(place, executed.audited[place]) for place in places]
+        result[ELSEWHERE] = job_of(audit_job, trajectory=_until(trajectory, max(places)[0], again), outcomes=outcomes)
+    return result
+
+
+def _until(trajectory: dict, i: int, again: bool) -> dict:
+    """Return what a replay to step i needs of a trajectory, with no alternatives but those to execute."""
+    steps = []
+    for step in trajectory["steps"][: i + 1]:
+        alternatives = [{"action": a["action"]} for a in step.get("alternatives", []) if is_due(a, again)]
+        steps.append({**{k: v for k, v in step.items() if k != "admissible"}, "alternatives": alternatives})
+    return {**trajectory, "steps": steps}
+
+
+def audit_job(request: dict, environments: Any, on_step: Callable[..., None]) -> dict:
+    """Replay alternatives of one trajectory in another worker than the one that executed them; return the counts.
+
+    Raises:
+        NoRoom: The environment cannot be opened a second time.
+    """
+    trajectory = request["trajectory"]
+    try:
+        env = environments.get(trajectory["env"])
+    except EexpError as e:
+        raise NoRoom(str(e)) from None
+    # A loss of this process is not the alternative's: `on_step` is not told where it is.
+    execution = _Execution(env, trajectory, "replay", lambda part=None: on_step(), False, {})
+    execution.audit_elsewhere({(i, k): outcome for (i, k), outcome in request["outcomes"]})
+    return execution.counts

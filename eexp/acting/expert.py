@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 from eexp.acting.settings import ExpertSettings
 from eexp.envs.base import Environment
-from eexp.envs.listing import offered, trajectory_step
-from eexp.errors import EexpError, InputError, UsageError, unexpected_error
+from eexp.envs.differences import Difference, difference_between, instruction_difference, outcome_difference
+from eexp.envs.listing import equality_field, offered, trajectory_step
+from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError, unexpected_error
 from eexp.records.callbacks import Count, OnError, no_count, stop_at_error
-from eexp.records.record import canonical, seed_of
+from eexp.records.equality import form_of
+from eexp.records.record import seed_of
 
 
 def expert(
@@ -25,11 +27,11 @@ def expert(
 
     A task in which the expert fails is passed on too, with `outcome.success` false. A step with another action than the
     expert's has `noise` true, and the expert goes on from where that action led. Where it has no action there, the
-    trajectory ends.
+    trajectory ends. Where the environment depends on timing, every trajectory is played twice.
 
     Args:
         count: Called with what became of corrupted actions.
-        on_error: Called with a task that cannot be played.
+        on_error: Called with a task that cannot be played, or goes differently when it is played again.
 
     Raises:
         UsageError: `settings.noise` is not 0, and the environment lists no admissible actions.
@@ -37,7 +39,10 @@ def expert(
     settings = settings or ExpertSettings()
     for task in tasks:
         try:
-            yield _play(env, task, settings, count)
+            trajectory = _play(env, task, settings, count)
+            if env.depends_on_timing:
+                _play_again(env, trajectory)
+            yield trajectory
         except InputError as e:
             on_error(_task_record(env, task), e)
         except (EexpError, MemoryError):
@@ -72,7 +77,7 @@ def _play(env: Environment, task: dict, settings: ExpertSettings, count: Count) 
         step = trajectory_step(env, observation, other or action, settings.admissible, list_seed)
         steps.append({**step, "noise": True} if other else step)
         observation = env.step(other or action)
-    return {
+    trajectory = {
         "type": "trajectory",
         "id": record_id,
         "env": env.spec,
@@ -82,6 +87,29 @@ def _play(env: Environment, task: dict, settings: ExpertSettings, count: Count) 
         "steps": steps,
         "outcome": observation.outcome(),
     }
+    return trajectory | equality_field(env, trajectory)
+
+
+def _play_again(env: Environment, trajectory: dict) -> None:
+    """Play a trajectory a second time. Raises EnvironmentFailed, with the place, if it goes differently."""
+    steps = trajectory["steps"]
+    outcome = env.reset(trajectory["task"]).outcome()
+    different = instruction_difference(env.mask, env.instruction(), trajectory["instruction"])
+    _refuse(different, "$.instruction")
+    for i, step in enumerate(steps):
+        _refuse(
+            outcome_difference(env.mask, outcome, {"observation": step["observation"]}), f"$.steps[{i}].observation"
+        )
+        if step.get("admissible") is not None:
+            now, before = len(env.admissible() or []), step["admissible_count"]
+            _refuse(Difference("number of admissible actions", now, before) if now != before else None, f"$.steps[{i}]")
+        outcome = env.step(step["action"]).outcome()
+    _refuse(difference_between(env.mask, outcome, trajectory["outcome"]), "$.outcome")
+
+
+def _refuse(different: Difference | None, where: str) -> None:
+    if different:
+        raise EnvironmentFailed(f"played again, it goes differently: {different.message}", where, different.evidence)
 
 
 def _corrupted(env: Environment, action: str, noise: float, seed: int, count: Count) -> str | None:
@@ -93,7 +121,8 @@ def _corrupted(env: Environment, action: str, noise: float, seed: int, count: Co
     draw = random.Random(seed)
     if draw.random() >= noise:
         return None
-    different = {canonical(one): one for one in env.admissible() or [] if canonical(one) != canonical(action)}
+    form = form_of(env.action_equality())
+    different = {form(one): one for one in env.admissible() or [] if form(one) != form(action)}
     others = list(different.values())
     if not others:
         count("step[s] not corrupted, since no other action was admissible", 1)

@@ -17,8 +17,9 @@ from eexp.envs.listing import trajectory_step
 from eexp.envs.replay import replay
 from eexp.errors import EexpError, UsageError, short
 from eexp.formats.conversations import Conversation
+from eexp.records.equality import form_of
 from eexp.records.outcomes import finishes
-from eexp.records.record import canonical, seed_of
+from eexp.records.record import seed_of
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,14 @@ class WalkedEpisode:
         """Yield the agent's turns, one after the other."""
         after = self._walk_to(0)
         way_after = self._way_from(0, after)
+        form = form_of(self._env.action_equality())
         for i, step in enumerate(self._steps):
             before, way = after, way_after
             after = self._take(i)
             expert_action = way.steps[0]["action"] if way.steps else None
             if self._copies and step["action"] == expert_action:
                 self._refuse(i, difference_between(self._env.mask, after.outcome(), way.outcomes[0]), "in a copy")
-            as_expert = expert_action is not None and canonical(step["action"]) == canonical(expert_action)
+            as_expert = expert_action is not None and form(step["action"]) == form(expert_action)
             way_after = way.after_first() if as_expert else self._way_from(i + 1, after)
             yield Visit(step, before, after, way, way_after)
 

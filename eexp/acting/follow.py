@@ -17,6 +17,7 @@ from eexp.envs.differences import instruction_difference, outcome_difference
 from eexp.errors import InputError, UsageError, short
 from eexp.models.policy import NoExpertAction, Policy
 from eexp.records.callbacks import Count, OnError, add_counts, ignore_error, no_count, stop_at_error
+from eexp.records.equality import action_form
 from eexp.records.outcomes import actions_to_the_end
 from eexp.records.record import alternatives_of
 from eexp.workers.parallel import ParallelEnvironments, StepResult
@@ -156,7 +157,7 @@ class Follower:
         for trajectory in trajectories:
             episodes = []
             for i, step in enumerate(trajectory["steps"]):
-                taken = alternatives_of(step, self.settings.pool, self.settings.first)
+                taken = alternatives_of(step, self.settings.pool, self.settings.first, action_form(trajectory))
                 for alternative in taken:
                     if self._is_due(alternative):
                         episodes.append(Continuation(self.env, trajectory, i, alternative, self.settings.steps))

@@ -23,8 +23,9 @@ from eexp.formats import logs, sft
 from eexp.formats.conversations import Conversation, Format, GraphBranch, read_conversation, task_name_of
 from eexp.formats.episodes import Selection, Selector, conversation_of, source_of, trajectory_of
 from eexp.formats.names import ALL, ARGUMENT, WHOLE
+from eexp.prompts import DEFAULT_STYLE, get_style
 from eexp.records.callbacks import Count, OnError, Skip, add_counts, no_count, skip_none, stop_at_error
-from eexp.records.imagination import only_real
+from eexp.records.imagination import only_judged, only_real
 from eexp.records.record import seed_of
 from eexp.records.types import check_tools
 from eexp.workers.jobs import Runner, job_of, results
@@ -177,8 +178,9 @@ def import_episodes(
 
 def _judged(episodes: Iterator[dict], selector: Selector, on_error: OnError) -> Iterator[dict]:
     """Return the episodes; where they are chosen by success or score, only those that have one."""
-    chosen_by_end = selector.selection.success or selector.selection.min_score is not None
-    return only_real(episodes, "success", on_error) if chosen_by_end else episodes
+    if selector.selection.success:
+        return only_judged(episodes, on_error)
+    return episodes if selector.selection.min_score is None else only_real(episodes, "a score", on_error)
 
 
 def from_episode(trajectory: dict, episode: dict) -> dict:
@@ -352,6 +354,7 @@ def count_unreadable(steps: list[dict], action: str, count: Count) -> None:
     Args:
         action: How the actions were read (formats.names.MARKED, WHOLE or ARGUMENT).
     """
+    style = get_style(DEFAULT_STYLE)
     for step in steps:
         text = step["action"]
         if "Action:" in text and action == WHOLE:
@@ -360,8 +363,10 @@ def count_unreadable(steps: list[dict], action: str, count: Count) -> None:
             count("action[s] contain[s|] 'Action:', which prompt styles use as a mark: change the input", 1)
         elif "<think>" in text or "</think>" in text:
             count("action[s] contain[s|] '<think>' or '</think>': take the thoughts out of the input", 1)
-        elif len(text.splitlines()) > 1:
-            count("action[s] [has|have] several lines, of which prompt styles read one back: change the input", 1)
+        elif len(text.strip().splitlines()) > 1:
+            count("action[s] [has|have] several lines, of which prompt styles read one back, but for code", 1)
+        elif not style.reads_back(text):
+            count(f"action[s] that prompt style {style.name} reads back as [another one|other ones]", 1)
 
 
 # -- replay ------------------------------------------------------------------------------------------------------------

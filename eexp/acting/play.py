@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 
-from eexp.acting.recall import Memory, shown
+from eexp.acting.recall import Memory, imagined_ids, shown
 from eexp.acting.settings import EvalSettings
 from eexp.envs.base import Environment, Observation
 from eexp.errors import InputError, NoRoom, PromptTooLong
@@ -14,9 +14,10 @@ from eexp.models.base import Samples
 from eexp.models.policy import ActionDraw, Episodes, Policy, Proposal, Proposals, State
 from eexp.models.predictor import Predictor
 from eexp.records.callbacks import OnError, stop_at_error
+from eexp.records.equality import action_form
 from eexp.records.imagination import is_imagined
 from eexp.records.outcomes import TRANSITIONS, transition_of
-from eexp.records.record import canonical, seed_of, succeeded
+from eexp.records.record import seed_of, succeeded
 from eexp.workers.parallel import EnvironmentLost, ParallelEnvironments, StepResult
 from eexp.workers.supervisor import TRIES, repeated_failure
 
@@ -33,9 +34,9 @@ def panel(env: Environment, split: str, n: int | None, skip: int = 0) -> list[di
     """Return `n` tasks of a split, after the first `skip`, in the order of a hash of their ids.
 
     So a panel of 100 is part of the panel of 200, is the same on every machine, and mixes kinds of task that the split
-    lists one after another (`evidence.panels.draw`).
+    lists one after another (`task_names.draw`).
     """
-    from eexp.evidence.panels import draw
+    from eexp.envs.task_names import draw
 
     return draw(env.list_tasks(split), None if n is None else skip + n)[skip:]
 
@@ -182,6 +183,7 @@ class PlayedEpisode:
             "instruction": self.instruction,
             **({} if self.tools is None else {"tools": self.tools}),
             **({"recalled": [record["id"] for record in self.recalled]} if self.recalled else {}),
+            **({"recalled_imagined": imagined} if (imagined := imagined_ids(self.recalled)) else {}),
             "transcript": transcript,
             "final": last.text,
         }
@@ -308,7 +310,8 @@ class ParallelPlay:
             self._take(number, proposal)
             return
         episode = self._episodes[number]
-        if any(canonical(proposal.action) == canonical(one.action) for one in episode.tried):
+        form = action_form({"env": episode.spec, "tools": episode.tools})
+        if any(form(proposal.action) == form(one.action) for one in episode.tried):
             self._look_further(number)
             return
         episode.tried.append(proposal)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from eexp.errors import EexpError, InputError, UsageError
+from eexp.records.imagination import imagined_by
 from eexp.records.jsonl import read
 
 _WORD = re.compile(r"\w+")
@@ -13,6 +14,9 @@ _WORD = re.compile(r"\w+")
 
 class Memory:
     """Past episodes, or trajectories, by the words of their instruction and their first observation (SQLite's FTS5).
+
+    Attributes:
+        n_imagined: The number of records of an imagined environment.
 
     Raises:
         InputError: There is none, or one has no turns.
@@ -25,6 +29,7 @@ class Memory:
         self._records = list(records)
         if not self._records:
             raise InputError("holds no episode to remember")
+        self.n_imagined = len(imagined_ids(self._records))
         self._words = sqlite3.connect(":memory:")
         try:
             self._words.execute("CREATE VIRTUAL TABLE beginnings USING fts5(text)")
@@ -32,6 +37,9 @@ class Memory:
             raise EexpError(f"a memory needs SQLite with full-text search (FTS5): {e}") from None
         rows = ((number, _beginning(record)) for number, record in enumerate(self._records))
         self._words.executemany("INSERT INTO beginnings(rowid, text) VALUES (?, ?)", rows)
+
+    def __len__(self) -> int:
+        return len(self._records)
 
     def recall(self, task: dict, instruction: str | None, observation: str, number: int) -> list[dict]:
         """Return up to `number` records that begin most like a task, the most similar one last.
@@ -78,6 +86,11 @@ def memory_of(file: str | None) -> Memory | None:
         except InputError as e:
             raise InputError(f"{file}: {e}") from None
     return None
+
+
+def imagined_ids(records: Iterable[dict]) -> list[str]:
+    """Return the ids of those records that are of an imagined environment, wholly or in part."""
+    return [record["id"] for record in records if imagined_by(record) is not None]
 
 
 def shown(records: Iterable[dict]) -> list[tuple[str, list[dict]]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from eexp.acting.audit import Audit
+from eexp.acting.audit import Audit, first_half
 from eexp.acting.execution import job
 from eexp.acting.settings import RolloutSettings
-from eexp.errors import InputError
+from eexp.errors import NoRoom
 from eexp.records.callbacks import Count, OnError, add_counts, ignore_error, no_count, stop_at_error
-from eexp.workers.jobs import Runner, job_of, results
+from eexp.workers.jobs import ELSEWHERE, Runner, error_from_answer, job_of, results
 
 
 def rollout(
@@ -39,9 +39,24 @@ def rollout(
     settings = settings or RolloutSettings()
     audit = Audit(settings.audit)
     work = job_of(job, fork=settings.fork, again=settings.again)
-    jobs = ((t, {**work, "trajectory": t, "audit": audit.choose(t, settings.again)}) for t in trajectories)
-    for trajectory, result in results(pool, jobs, on_error):
-        for fields in result["refused"]:
-            on_refused(trajectory, InputError(**fields))
+    alone = False  # whether the environment cannot be opened in a second process
+
+    def jobs() -> Iterator[tuple[dict, dict]]:
+        for t in trajectories:
+            places = audit.choose(t, settings.again)
+            elsewhere = [] if alone else first_half(t, places)
+            yield t, {**work, "trajectory": t, "audit": places, "elsewhere": elsewhere}
+
+    for trajectory, result in results(pool, jobs(), on_error):
+        for answer in result["refused"]:
+            on_refused(trajectory, error_from_answer(answer))
         add_counts(count, result["counts"])
+        audited = result.get(ELSEWHERE)
+        if isinstance(audited, NoRoom):
+            if not alone:
+                reason = str(audited).replace("[", "(").replace("]", ")")  # square brackets mark plurals
+                count(f"audit[s] in another process not made, and no more tried: {reason}", 1)
+            alone = True
+        elif audited:
+            add_counts(count, audited)
         yield result["trajectory"]

@@ -161,9 +161,9 @@ class RolloutSettings(Checked):
     )
     again: bool = option(False).help("Execute alternatives that have an outcome, too.")
     audit: float = option(0.02, type=Number(0, 1), metavar="SHARE").help(
-        "Share of the alternatives to execute a second time, by a replay from the task's beginning. Another "
-        f"outcome ends the run (exit code 1). Of the first {FIRST} of every environment, a share of at "
-        f"least {FIRST_SHARE:g} is audited, and one in every trajectory. 0 audits none."
+        "Share of the alternatives to execute a second time, by a replay from the task's beginning, half of them "
+        f"in another process, too. Another outcome ends the run (exit code 1). Of the first {FIRST} of every "
+        f"environment, a share of at least {FIRST_SHARE:g} is audited, and one in every trajectory. 0 audits none."
     )
 
 
@@ -182,6 +182,39 @@ class FollowSettings(Checked):
         """Return the settings by the names of their options."""
         again = {"again": self.again or None}
         return {"steps": self.steps, **recorded(self, "pool", "first"), "temperature": self.temperature, **again}
+
+
+@dataclass(frozen=True)
+class RelabelSettings(Checked):
+    """Settings of `relabel`."""
+
+    stitch: int = option(0, type=Whole(0)).help(
+        "Let paths go on with up to N actions that were executed in another trajectory, in a state with the same "
+        "observation. Like every path, these are executed before they are written."
+    )
+    prune: bool = option(True).help(
+        "Leave out actions without which the others still solve the task, one or two at a time. Actions that tell what "
+        "nothing before them determines (`unknown`) stay."
+    )
+    per_goal: int | None = option(None, type=Whole(1)).help(
+        "Largest number of demonstrations with the same instruction; a random choice is written.  [default: all]"
+    )
+    per_trajectory: int | None = option(None, type=Whole(1)).help(
+        "Largest number of demonstrations made of one trajectory; the longest are written.  [default: all]"
+    )
+    apart_from: str | None = option(None, type=FILE, metavar="PANEL").help(
+        "Leave out tasks that begin with the same observation and have the same instruction as a task of this panel "
+        "(`eexp panel`)."
+    )
+    pool: str | None = POOL.field()
+    first: int | None = first(0).field()
+    admissible: int | None = ADMISSIBLE.field()
+    seed: int = SEED.field()
+
+    def lineage(self) -> dict[str, Any]:
+        """Return the settings by the names of their options."""
+        admissible = "all" if self.admissible is None else self.admissible
+        return {**asdict(self), "prune": None if self.prune else "no", "admissible": admissible}
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 def command(settings: BranchSettings, policy: PolicyOptions, stream: Stream) -> None:
     """Add K alternative actions to every expert state.
 
-    Alternatives differ from each other and from the expert's action; case, blanks and outer punctuation make no
-    difference. The policy's texts are sampled without replacement. So a policy that is sure of the expert's action
-    still gives others, in proportion to their probabilities. Texts that are far less probable than the most probable
-    alternative are left out (--min-p). If the policy does not give enough, random admissible actions make up the
-    number. Servers over HTTP cannot sample without replacement. There, repeated samples are dropped, and --min-p
-    compares with the most probable sample. The summary counts each case.
+    Alternatives differ from each other and from the expert's action. In prose, case, blanks and outer punctuation make
+    no difference; in tool calls, programs and shells, every character counts. The policy's texts are sampled without
+    replacement. So a policy that is sure of the expert's action still gives others, in proportion to their
+    probabilities. Texts that are far less probable than the most probable alternative are left out (--min-p). If the
+    policy does not give enough, random admissible actions make up the number. Servers over HTTP cannot sample without
+    replacement. There, repeated samples are dropped, and --min-p compares with the most probable sample. The summary
+    counts each case.
 
     Without --pool, new alternatives replace those that a record has. With --pool, a record may hold several sets, such
     as one from the admissible actions for world modelling and one from the policy for reflection. `eexp rollout`

@@ -121,7 +121,8 @@ def check_command(
 
     Some tasks are played, and then played again, in the same environment and in a new one. They are played with and
     without asking for admissible actions and the expert, and in turns with a second environment. Forks, harmless
-    actions and nonsense actions are tried on the way. The observations must be the same each time.
+    actions and nonsense actions are tried on the way. At the end, they are played in another process. The observations
+    must be the same each time.
 
     Every line begins with ok, FAIL, note (worth knowing, nothing is broken) or - (not tried). It is also a failure if
     no action could be taken at all. Exit code 1 if anything failed.
@@ -135,19 +136,33 @@ def check_command(
       eexp env check house --conformance
     """
     from eexp.envs import check, open_env
+    from eexp.prompts import DEFAULT_STYLE, get_style
     from eexp.workers.supervisor import ONE_THREAD
 
     os.environ.update({**ONE_THREAD, **os.environ, "EEXP_ENV_TIMEOUT": str(timeout)})
 
+    def elsewhere(job: dict) -> list:
+        from eexp.workers.pool import Pool
+
+        with Pool(1, spec, timeout) as pool:
+            ((_, result),) = pool.run(iter([(None, job)]))
+        if isinstance(result, EexpError):
+            raise result
+        return result
+
     options: dict[str, Any] = {"tasks": number, "limit": timeout, "seed": seed, "actions": actions}
+    options["elsewhere"] = elsewhere
     if conformance:
         from eexp.envs.conformance import ConformanceChecker
 
-        requirements = ConformanceChecker(lambda: open_env(spec), **options).requirements()
-        if show_requirements(requirements, as_json):
+        conformance_checker = ConformanceChecker(lambda: open_env(spec), **options)
+        conformance_checker.shows_progress = True
+        if show_requirements(conformance_checker.requirements(), as_json):
             sys.exit(EXIT_FAILED)
         return
-    checker = check.Checker(lambda: open_env(spec), **options)
+    style = get_style(os.environ.get("EEXP_PROMPT_STYLE") or DEFAULT_STYLE)
+    checker = check.Checker(lambda: open_env(spec), **options, style=style)
+    checker.shows_progress = True
     if show_findings(checker.findings(), as_json):
         sys.exit(EXIT_FAILED)
 

@@ -147,7 +147,7 @@ def command(
         raise click.UsageError(f"--look-ahead needs an environment that can be forked, and {env} cannot")
     if look_ahead_with and not settings.look_ahead:
         raise click.UsageError("--look-ahead-with needs --look-ahead K")
-    memory = options.open_memory(settings.recall)
+    memory = options.open_memory(settings.recall, stream.note)
     player = policy.open(stream.note)
     predictor = _predictor(look_ahead_with, policy, stream) if look_ahead_with else None
     where = split if panel_tasks is None else f"panel {panel_hash} of {len(tasks)} tasks"

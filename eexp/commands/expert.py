@@ -11,7 +11,7 @@ import click
 from eexp.acting.settings import ExpertSettings
 from eexp.console import options
 from eexp.console.parameters import command_options, option
-from eexp.errors import UsageError, environment_errors
+from eexp.errors import InputError, UsageError, environment_errors
 from eexp.records.record import succeeded
 from eexp.settings import Whole
 
@@ -52,13 +52,17 @@ def command(
 ) -> None:
     """Record an environment's own expert as trajectories.
 
-    `eexp env list` shows what ENV may be. Trajectories that do not succeed are left out and counted.
+    `eexp env list` shows what ENV may be. Trajectories that do not succeed are left out and counted. With --rejects
+    FILE or --on-error skip they are set aside like bad records (exit code 4).
 
     With --noise the expert makes mistakes. At each step, with probability P, another admissible action is executed and
     recorded instead of the expert's, and the expert goes on from there. Such a step has "noise": true. Later stages
     treat it like any other step. The draws depend on --seed, the task and the number of the step. If the expert has no
     action after such a step, the trajectory ends and does not succeed. So the trajectories that are kept have somewhat
     fewer noisy actions than P; --all keeps everything.
+
+    Where observations may depend on how fast the machine is, as on web sites, every trajectory is played a second time
+    before it is written. One that goes differently is set aside.
 
     \b
     Example:
@@ -85,5 +89,7 @@ def command(
                     io.write(trajectory)
                     io.count("step[s]", len(trajectory["steps"]))
                     io.count("corrupted step[s]", sum("noise" in step for step in trajectory["steps"]))
-                else:
-                    io.count("trajector[y|ies] left out: the expert did not succeed")
+                    continue
+                io.count("trajector[y|ies] left out: the expert did not succeed")
+                if stream.on_error == "skip":
+                    io.fail(trajectory, InputError("the expert did not succeed", "$.outcome"))

@@ -65,9 +65,10 @@ def _write_session(directory: str, name: str, lines: list[dict]) -> None:
     from pathlib import Path
 
     from eexp.records.jsonl import dumps
+    from eexp.system.whole_file import write_whole
 
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
-        Path(directory, name).write_bytes(b"".join(map(dumps, lines)))
     except OSError as e:
         raise EexpError(f"{e.filename or directory}: {e.strerror or e}") from None
+    write_whole(Path(directory, name), b"".join(map(dumps, lines)))

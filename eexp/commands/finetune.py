@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from itertools import chain, islice
+from typing import Any
 
 import click
 
 from eexp.console.parameters import PATH, command_options, is_given, option, parameter
+from eexp.errors import UsageError
 from eexp.settings import FILE, REQUIRED, Word, prompt_style
-from eexp.training.settings import OBJECTIVES, Settings
+from eexp.training.settings import OBJECTIVES, Settings, built_in_options, kind_of, own_options
 
 _OUTPUT = option(REQUIRED, "-o", "--output", type=FILE, metavar="DIR").help(
     "Directory to save the adapter, or the model, in."
@@ -34,11 +36,32 @@ _QUIET = option(False, "-q", "--quiet").help("No summary and no progress bar on 
 _PROMPT_STYLE = parameter(prompt_style("the built-in one that the examples name"))
 
 
-@click.command("finetune")
+class ObjectiveCommand(click.Command):
+    """A command with `--objective`; one of another package brings its own options, once it is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for i, arg in enumerate(args):
+            name, _, value = arg.partition("=")
+            if name == "--objective":
+                ctx.meta[name] = value or "".join(args[i + 1 : i + 2])
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        objective = ctx.meta.get("--objective")
+        if objective in (None, *OBJECTIVES.built_in) or not OBJECTIVES.find(objective):
+            return super().get_params(ctx)
+        more = click.Command(None)
+        for name, (_, own) in own_options(objective).items():
+            parameter(own, name)(more)
+        return [*super().get_params(ctx), *more.params]
+
+
+@click.command("finetune", cls=ObjectiveCommand)
 @command_options(
     Settings,
     after={
         "base": [_OUTPUT],
+        "objective": [parameter(own, name) for name, (_, own) in built_in_options().items()],
         "gradient_checkpointing": [_VALIDATE],
         "save_every": [_DRY_RUN],
         "report_to": [_RESUME, _ON_ERROR, _REJECTS, _QUIET],
@@ -57,6 +80,7 @@ def command(
     quiet: bool,
     prompt_style: str | None,
     files: tuple[str, ...],
+    **own: Any,
 ) -> None:
     """Train a LoRA adapter, or all weights, on examples.
 
@@ -74,21 +98,17 @@ def command(
       eexp finetune -m tiny -o il --max-steps 5 il.jsonl
     """
     from eexp.console.stream import Stream
-    from eexp.errors import UsageError
     from eexp.prompts import get_style
-    from eexp.records.runs import refuse_finished
+    from eexp.records.runs import RUN_FILE, refuse_finished, refuse_missing
     from eexp.system.late import large_imports
     from eexp.system.terminal import show
     from eexp.training.distributed import process_count, process_rank
     from eexp.training.example_style import style_of_examples
 
-    for name in dict.fromkeys(name for kind in OBJECTIVES for name in kind.own_settings):
-        takers = [kind.name for kind in OBJECTIVES if name in kind.own_settings]
-        if settings.objective not in takers and is_given(name):
-            raise UsageError(f"--{name.replace('_', '-')} is for --objective {' or '.join(takers)}")
+    settings = replace(settings, own=_own_settings(settings.objective, own))
     if not resume and not dry_run:
         refuse_finished(output)  # PyTorch takes seconds to load
-    record_types = settings.objective_kind().record_types
+    record_types = kind_of(settings.objective).record_types
     is_first = process_rank() == 0  # of several processes; it alone writes messages
     if process_count() > 1 and (not files or "-" in files):
         raise UsageError("several processes cannot share standard input; give files")
@@ -119,6 +139,8 @@ def command(
         first = list(islice(records, 1))
         if first:
             style_of_examples(first[0].get("prompt_style"), style)
+        if not os.path.isfile(os.path.join(output, RUN_FILE)):  # a finished run needs no base
+            refuse_missing(settings.base)
         # These import torch, which takes seconds; a command line or a first record that is wrong is refused before.
         with large_imports():
             from eexp.training.finetune import finetune, preview
@@ -151,3 +173,14 @@ def command(
         if losses := run["final_validation"]:
             summary += f", validation loss {losses['loss']:.4f} after update {run['kept_step']}"
         io.note(summary)
+
+
+def _own_settings(objective: str, values: dict[str, Any]) -> Any:
+    """Return the own settings of an objective; raise UsageError if an option of another one is given."""
+    own = own_options(objective)
+    for taker in OBJECTIVES.built_in:
+        for name in own_options(taker):
+            if taker != objective and is_given(name):
+                takers = f"--objective {taker}" if taker != "sft" else f"examples, not for --objective {objective}"
+                raise UsageError(f"--{name.replace('_', '-')} is for {takers}")
+    return kind_of(objective).settings(**{field: values[name] for name, (field, _) in own.items()})

@@ -32,7 +32,7 @@ def command(settings: ImitationSettings, prompt_style: str | None, stream: Strea
     from eexp.examples.imitation import imitation_data
 
     style = options.chosen_style(prompt_style, None)
-    memory = options.open_memory(settings.recall)
+    memory = options.open_memory(settings.recall, stream.note)
     with stream.open("imitation-data", prompt_style=style.label, **settings.lineage()) as io:
         records = options.with_hidden_functions_noted(io.records(), style, io)
         trajectories = with_failures_counted(records, io.count)

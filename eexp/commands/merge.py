@@ -16,9 +16,9 @@ def command(parts: tuple[str, ...], output: str | None, quiet: bool) -> None:
 
     Writes what one run without --shard would have written, byte for byte. PARTs are the outputs of all N processes, in
     any order. Later commands may have processed each part. Nothing is written unless the parts are complete and fit
-    together. A part that is missing, unfinished or given twice is an error. So is a part that was made by another
-    command, with other settings, another seed or another N, or from another input. Parts of --rejects are merged in
-    the same way, in a call of their own.
+    together. A part that is missing, unfinished, given twice or edited is an error. So is a part that was made by
+    another command, with other settings, another seed or another N, or from another input. Parts of --rejects are
+    merged in the same way, in a call of their own.
 
     \b
     Example:

@@ -45,7 +45,8 @@ def command(env, splits, number, apart_from, checked, seed, output, quiet) -> No
       eexp eval --panel panel.jsonl -m random > episodes.jsonl
     """
     from eexp.console.stream import Stream
-    from eexp.evidence.panels import TaskNames, check_panel, make_panel, panel_hash
+    from eexp.envs.task_names import TaskNames
+    from eexp.evidence.panels import check_panel, make_panel, panel_hash
     from eexp.records.jsonl import read
     from eexp.records.types import TYPES
 

@@ -29,18 +29,15 @@ def command(files: tuple[str, ...], settings: PlanSettings, as_json: bool) -> No
       eexp plan costs.jsonl --trajectories 100000 --nodes 16
     """
     from eexp.errors import InputError
-    from eexp.evidence.costing import plan, plan_table
+    from eexp.evidence.costing import check_cost, plan, plan_table
     from eexp.records.jsonl import dumps, lines, loads, write_to_stdout
 
     costs = []
     for name, number, line in lines(files):
         try:
-            cost = loads(line)
-            if not isinstance(cost, dict) or cost.get("type") != "cost":
-                raise InputError("not a line that --costs wrote", "$")
+            costs.append(check_cost(loads(line)))
         except InputError as e:
             raise InputError(f"{name}:{number}: {e}") from None
-        costs.append(cost)
     rows = plan(costs, settings)
     if as_json:
         write_to_stdout(b"".join(map(dumps, rows)))

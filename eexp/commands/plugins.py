@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, others: bool, check: bool, as_json: bool) -> None:
     """List what names stand for, and what other packages add.
 
-    A package adds environments, models, formats, rationales, judges, executors and commands by entry points; see
-    docs/plugins.md. Each line has a name, the package and version that it comes from, and a description. If an entry
-    cannot be used, a second line says why, and the exit code is 1.
+    A package adds environments, models, formats, rationales, guards, judges, objectives, executors and commands by
+    entry points; see docs/plugins.md. Each line has a name, the package and version that it comes from, and a
+    description. If an entry cannot be used, a second line says why, and the exit code is 1.
 
     \b
     Example:
@@ -53,13 +53,15 @@ def command(ctx: click.Context, others: bool, check: bool, as_json: bool) -> Non
 
 def _registries(ctx: click.Context) -> list[Registry]:
     from eexp.envs.registry import ENVIRONMENTS
-    from eexp.examples.settings import JUDGES, RATIONALES
+    from eexp.examples.settings import GUARDS, JUDGES, RATIONALES
     from eexp.formats.names import EXPORT_FORMATS, IMPORT_FORMATS
     from eexp.models.registry import BACKENDS
+    from eexp.training.settings import OBJECTIVES
     from eexp.workers.executors import EXECUTORS
 
     commands: Registry = ctx.find_root().command.registry  # type: ignore[attr-defined]
-    return [ENVIRONMENTS, BACKENDS, IMPORT_FORMATS, EXPORT_FORMATS, RATIONALES, JUDGES, EXECUTORS, commands]
+    of_records = [ENVIRONMENTS, BACKENDS, IMPORT_FORMATS, EXPORT_FORMATS, RATIONALES, GUARDS, JUDGES]
+    return [*of_records, OBJECTIVES, EXECUTORS, commands]
 
 
 def _problem_of(registry: Registry, entry: Entry) -> str:

@@ -18,6 +18,7 @@ from eexp.settings import Name, Whole, Word
 
 if TYPE_CHECKING:
     from eexp.console.stream import Stream
+    from eexp.errors import InputError
     from eexp.models.base import Model
 
 
@@ -45,8 +46,12 @@ if TYPE_CHECKING:
     "[default: the model that writes, if it runs in this process; --no-guard verify leaves that out]"
 )
 @command_options(ReflectSettings)
-@option(None, "--no-guard", type=Word([*GUARDS, "verify", "all"]), multiple=True).help(
+@option(None, "--no-guard", type=Word([*GUARDS.built_in, "verify", "all"]), multiple=True).help(
     "A guard to leave out. Can be given several times."
+)
+@option(None, "--guard", type=Name(GUARDS), multiple=True).help(
+    "A guard to add, such as one of another package (`eexp plugins`). It judges the thoughts of a rule, too. Can be "
+    "given several times."
 )
 @option(GuardSettings.min_words, "--min-words", type=Whole(0)).help("Shortest text, in words.")
 @option(GuardSettings.max_words, "--max-words", type=Whole(1)).help("Longest text, in words.")
@@ -60,6 +65,7 @@ def command(
     verify: str | None,
     settings: ReflectSettings,
     no_guard: tuple[str, ...],
+    guard: tuple[str, ...],
     min_words: int,
     max_words: int,
     prompt_style: str | None,
@@ -70,7 +76,8 @@ def command(
     Reads trajectories with outcomes, as `eexp rollout` writes them. A reflection is a thought (chain of thought) before
     the expert's action. It mentions an outcome only as something to expect. It never argues against an alternative that
     did as well as the expert's action. `reflection_by` in each example says who wrote it. Trajectories that did not
-    succeed are used like the others, and counted.
+    succeed are used like the others, and counted. A state whose texts are refused by --verify or --keep-matching is set
+    aside (exit code 4).
 
     \b
     Example:
@@ -84,7 +91,7 @@ def command(
     settings = replace(
         settings,
         rationale=_rationale(rationale, model.spec, no_outcomes, keep_matching, stream.note),
-        guards=GuardSettings.without(no_guard, min_words, max_words),
+        guards=GuardSettings.without(no_guard, min_words, max_words, guard),
     )
     with ExitStack() as models:
         writing_model = model if settings.by_model else replace(model, spec=None)
@@ -95,6 +102,13 @@ def command(
         identity: dict[str, Any] = {"model": writer and writer.fingerprint, "verify": scorer and scorer.fingerprint}
         identity |= {"prompt_style": style.label, "seed": settings.seed}
         with stream.open("reflect", **identity, **settings.lineage()) as io:
+            written = refused = 0
+
+            def refuse(trajectory: dict, error: InputError) -> None:
+                nonlocal refused
+                refused += 1
+                io.reject(trajectory, error, find=True, note=f"{trajectory['id']}: {error}")
+
             records = options.with_hidden_functions_noted(io.records(skip_done=False), style, io)
             examples = reflect(
                 with_failures_counted(with_outcomes_asked_for(records, io.note), io.count),
@@ -105,17 +119,19 @@ def command(
                 skip=io.done,
                 count=io.count,
                 keep=io.keep,
+                on_refused=refuse,
                 on_error=io.fail,
                 shared=shared,
             )
-            written = 0
             for record in io.progress(examples, "state"):
                 io.write(record)
                 written += 1
             # Agents of such thoughts were bad where there were none (RESULTS.md): they learn to act there from nothing.
-            if (unsaid := io.counts[NOTHING_KNOWN]) > (unsaid + written) / 4:
+            unsaid = io.counts[NOTHING_KNOWN]
+            states = unsaid + written + refused
+            if unsaid > states / 4:
                 io.note(
-                    f"{unsaid} of {unsaid + written} states get no thought, since nothing speaks for the action, and "
+                    f"{unsaid} of {states} states get no thought, since nothing speaks for the action, and "
                     "an agent learns nothing there; --rationale environment or a model (-m) may have something to say"
                 )
             if settings.rationale != "search":  # where thoughts share what one action leads to

@@ -9,7 +9,6 @@ import click
 from eexp.console import options
 from eexp.console.options import ModelOptions
 from eexp.console.parameters import option
-from eexp.errors import EexpError
 from eexp.settings import FILE
 from eexp.system.terminal import tell
 
@@ -65,6 +64,7 @@ def _report(rows: list[dict], summary: str | None, quiet: bool) -> None:
     """Show the table, and write it as JSONL to the file `summary`."""
     from eexp.models.scoring import loss_table
     from eexp.records.jsonl import dumps, write_to_stdout
+    from eexp.system.whole_file import write_whole
 
     if rows and not quiet:
         tell(*loss_table(rows))
@@ -72,8 +72,4 @@ def _report(rows: list[dict], summary: str | None, quiet: bool) -> None:
     if summary == "-":
         write_to_stdout(lines)
     elif summary:
-        try:
-            with open(summary, "wb") as file:
-                file.write(lines)
-        except OSError as e:
-            raise EexpError(f"{summary}: {e.strerror or e}") from None
+        write_whole(summary, lines)

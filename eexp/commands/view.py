@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from eexp.errors import EexpError, UsageError
 from eexp.settings import FILE, Whole
 from eexp.system.terminal import tell
 from eexp.viewer.settings import ViewSettings
+
+if TYPE_CHECKING:
+    from eexp.viewer.spool import Spool
 
 
 @click.command("view")
@@ -58,14 +62,16 @@ def command(
         raise UsageError("--diff compares two files; give both")
     if output is not None and (follow or compared or port or opened):
         raise UsageError("-o writes a page without a server: leave out --follow, --diff, --port and --open")
-    with spooled(files, wait=output is not None) as (names, from_stdin):
+    with spooled(files, wait=output is not None) as (names, spool):
         if output is not None:
             write_page("view", lambda: page_of(names, settings), output, files or ["-"], quiet)
             return
-        _serve(names, follow or from_stdin, tokens_of(settings.model), port, compared, opened)
+        _serve(names, spool, follow, tokens_of(settings.model), port, compared, opened)
 
 
-def _serve(files: list[str], follow: bool, tokens, port: int, compared: bool, opened: bool) -> None:
+def _serve(
+    files: list[str], spool: Spool | None, follow: bool, tokens, port: int, compared: bool, opened: bool
+) -> None:
     from eexp.viewer.index import Index
     from eexp.viewer.page_server import Viewer
     from eexp.viewer.record_changes import Comparison
@@ -74,7 +80,14 @@ def _serve(files: list[str], follow: bool, tokens, port: int, compared: bool, op
     index = read(files) if compared else Index(files)
     comparison = Comparison(index) if compared else None
     try:
-        viewer = Viewer(index, follow=follow, tokens=tokens, port=port, comparison=comparison)
+        viewer = Viewer(
+            index,
+            follow=follow or spool is not None,
+            tokens=tokens,
+            port=port,
+            comparison=comparison,
+            problem=lambda: f"{spool.problem}; later records are not shown" if spool and spool.problem else "",
+        )
     except OSError as e:
         raise EexpError(f"port {port}: {e.strerror or e}") from None
     tell(f"view: {viewer.address}  (Ctrl-C ends it)")

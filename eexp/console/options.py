@@ -345,11 +345,13 @@ def chosen_style(
     return style
 
 
+MOST_THREADS = 512  # llama.cpp's GGML_MAX_N_THREADS, which it does not check: a million threads end it with SIGSEGV
+
 _ENGINE = [
     option(None, "--context", type=Whole(16), metavar="TOKENS").help(
         "Tokens that prompt and answer may take together.  [default: the model's own, 8192 at most]"
     ),
-    option(None, "--threads", type=Whole(1)).help(
+    option(None, "--threads", type=Whole(1, MOST_THREADS)).help(
         "CPU threads, for llama.cpp.  [default: all cores; 1 for models in files of up to 24 MB]"
     ),
     option(None, "--batch", type=Whole(1), metavar="TOKENS").help(
@@ -494,8 +496,11 @@ def policy(help: str, max_tokens: Option, *more: Option) -> Callable[[Command], 
     return decorate
 
 
-def open_memory(file: str | None) -> Memory | None:
+def open_memory(file: str | None, note: Callable[[str], None]) -> Memory | None:
     """Return the past episodes of the file that `--recall` names, or None for none.
+
+    Args:
+        note: Called with a remark where some of them are imagined.
 
     Raises:
         click.UsageError: `--recall-count` is given without a file.
@@ -504,4 +509,7 @@ def open_memory(file: str | None) -> Memory | None:
 
     if file is None and is_given("recall_count"):
         raise click.UsageError("--recall-count says how many; --recall FILE of what")
-    return memory_of(file)
+    memory = memory_of(file)
+    if memory and memory.n_imagined:
+        note(f"--recall {file}: {memory.n_imagined:,} of {len(memory):,} episodes to recall are imagined")
+    return memory

@@ -20,6 +20,9 @@ Command = Callable[..., Any]
 PATH = click.Path(readable=False, allow_dash=True)
 
 
+LARGEST = 2**31 - 1  # of the whole numbers that an option takes
+
+
 class FiniteRange(click.FloatRange):
     """A number other than nan, which passes every comparison, and inf."""
 
@@ -27,6 +30,16 @@ class FiniteRange(click.FloatRange):
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
+
+class WholeRange(click.IntRange):
+    """A whole number that fits into the 32 bits of native code; only limits of its own are shown in help."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number = super().convert(value, param, ctx)
+        if number > LARGEST and self.max is None:
+            self.fail(f"{number} is larger than {LARGEST}, the largest number here", param, ctx)
         return number
 
 
@@ -64,7 +77,7 @@ class TableName(click.Choice):
 def _type(kind: Any) -> Any:
     """Return click's type for one of the types of eexp/settings.py, or another one as it is."""
     if isinstance(kind, settings.Whole):
-        return click.IntRange(kind.min, kind.max)
+        return WholeRange(kind.min, kind.max)
     if isinstance(kind, settings.Number):
         number = FiniteRange if isinstance(kind, settings.Finite) else click.FloatRange
         return number(kind.min, kind.max, min_open=kind.min_open, max_open=kind.max_open)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eexp.errors import InputError, UsageError, short
 from eexp.prompts.tool_calls import action_of, described_tool
+from eexp.records.equality import action_form
+from eexp.records.imagination import imagined_by
 from eexp.records.outcomes import Shares, finishes, same_as_expert, transition_of
 from eexp.records.record import expert_outcome, succeeded
 from eexp.system.terminal import one_line, style
@@ -77,7 +79,10 @@ def render(record: dict, before: dict | None = None, detail: Detail = WHOLE) -> 
     lines_of = renderers.get(kind)
     if lines_of is None:
         raise InputError(f"a record of type {record.get('type')!r} cannot be shown", "$.type")
-    lines = [style(f"{record['type']} {one_line(record['id'])}", bold=True), *lines_of(record)]
+    head = style(f"{record['type']} {one_line(record['id'])}", bold=True)
+    if (world_model := imagined_by(record)) is not None:
+        head += style(one_line(f"  imagined by {world_model}"), dim=True)
+    lines = [head, *lines_of(record)]
     if detail.as_tree:
         return "\n".join(lines)
     lineage = record.get("lineage", [])
@@ -166,14 +171,15 @@ def _tree(t: dict, detail: Detail) -> Iterator[str]:
                 became = "not executed"
             elif finishes(outcome):
                 became = "finishes the task"
-            elif same_as_expert(step, expert_outcome(t, i), a):
+            elif same_as_expert(step, expert_outcome(t, i), a, action_form(t)):
                 became = "same as the expert's"
             else:
                 became = transition_of(step["observation"], outcome).replace("invalid", "refused")
             colour = {"refused": "red", "finishes the task": "green"}.get(became)
             yield f"    ├─ {one_line(a['action'])}  " + style(became, fg=colour, dim=colour is None)
     if t.get("outcome") and detail.step is None:
-        yield style(f"    {'success' if succeeded(t['outcome']) else 'no success'}", dim=True)
+        known = "success" if succeeded(t["outcome"]) else "no success"
+        yield style(f"    {known if imagined_by(t) is None else 'imagined'}", dim=True)
 
 
 def _trajectory(t: dict, detail: Detail) -> Iterator[str]:
@@ -260,7 +266,7 @@ def _spans(e: dict) -> Iterator[str]:
 def _episode(e: dict, detail: Detail) -> Iterator[str]:
     verdict = style("success", fg="green") if e["success"] else style("failure", fg="red")
     if e["success"] is None:
-        verdict = style("imagined", dim=True)
+        verdict = style("success not known" if imagined_by(e) is None else "imagined", dim=True)
     counts = f"{e['steps']} steps, {e.get('invalid', 0)} invalid"
     yield _after("  ", f"{verdict}, score {e.get('score')}, {counts}; {e.get('instruction')}")
     yield from _functions(e)
@@ -295,30 +301,39 @@ def render_row(example: dict, row: Row, tokenizer: Any) -> str:
 def summary(records: Iterable[dict]) -> list[str]:
     """Return what can be counted in records, as lines of text."""
     counts: dict[str, Counter[str]] = {}
+    imagined: Counter[str] = Counter()
     shares = Shares()
     for record in records:
         counted = counts.setdefault(record["type"], Counter())
         part = {"example": "kind", "preference": "worse"}.get(record["type"])
         counted[record["type"] if part is None else record.get(part) or "unnamed"] += 1
+        imagined[record["type"]] += imagined_by(record) is not None
         if record["type"] == "trajectory":
             counted["steps"] += len(record["steps"])
             shares.add(record)
         elif record["type"] == "episode":
             counted["steps"] += record["steps"]
             counted["successes"] += bool(record["success"])
+            counted["not known"] += record["success"] is None and imagined_by(record) is None
+
+    def of_them(record_type: str) -> str:
+        return f"; imagined: {imagined[record_type]}" if imagined[record_type] else ""
+
     lines = []
     if trajectories := counts.get("trajectory"):
-        lines.append(f"trajectories: {trajectories['trajectory']}, of {trajectories['steps']} steps")
+        total, steps = trajectories["trajectory"], trajectories["steps"]
+        lines.append(f"trajectories: {total}, of {steps} steps{of_them('trajectory')}")
         lines += [f"  alternatives {line}" for line in shares.lines()]
     if examples := counts.get("example"):
         kinds = ", ".join(f"{n} {one_line(kind)}" for kind, n in sorted(examples.items()))
-        lines.append(f"examples: {examples.total()}, of which {kinds}")
+        lines.append(f"examples: {examples.total()}, of which {kinds}{of_them('example')}")
     if preferences := counts.get("preference"):
         kinds = ", ".join(f"{n} {one_line(worse)}" for worse, n in sorted(preferences.items()))
-        lines.append(f"preferences: {preferences.total()}, of which {kinds}")
+        lines.append(f"preferences: {preferences.total()}, of which {kinds}{of_them('preference')}")
     if episodes := counts.get("episode"):
         total, steps, successes = episodes["episode"], episodes["steps"], episodes["successes"]
-        lines.append(f"episodes: {total}, of {steps} steps, {successes} successes")
+        lines.append(f"episodes: {total}, of {steps} steps, {successes} successes{of_them('episode')}")
+        lines[-1] += f"; success not known: {episodes['not known']}" if episodes["not known"] else ""
     return lines
 
 

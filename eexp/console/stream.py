@@ -11,7 +11,7 @@ import os
 import re
 import reprlib
 import sys
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -30,6 +30,7 @@ from eexp.records.jsonl import (
     refuse_to_overwrite,
 )
 from eexp.records.shards import (
+    LinesDigest,
     Mark,
     Shard,
     ShardEnd,
@@ -164,7 +165,9 @@ class Stream(AbstractContextManager):
         self._ends: list[ShardEnd] = []  # of the shards that were read
         self._marks: dict[str, deque[Mark]] = {}  # of tasks that were handed out, by the ids of their records
         self._written: Counter[str] = Counter()  # lines by shard, those of an earlier run included
-        self._rejected: Counter[str] = Counter()  # the same of the rejects
+        self._digests: defaultdict[str, LinesDigest] = defaultdict(LinesDigest)  # of those lines
+        self._rejected: Counter[str] = Counter()  # the lines of the rejects by shard
+        self._reject_digests: defaultdict[str, LinesDigest] = defaultdict(LinesDigest)  # of those lines
         self._earlier_shards: set[Shard | None] = set()
         self._earlier_digests: dict[int, str] = {}  # of the input, by the position of a record
         self._meter: Meter | None = None
@@ -204,7 +207,8 @@ class Stream(AbstractContextManager):
                 cut_ends(self.rejects)
                 earlier = Path(self.rejects).read_bytes().splitlines(keepends=True)
                 self._earlier_rejects = set(earlier)
-                self._rejected.update(str(mark.shard) for line in earlier if (mark := _mark_of_reject(line)))
+                for line in earlier:
+                    self._count_reject(line, _mark_of_reject(line))
         return self
 
     def need_all_records(self, why: str) -> None:
@@ -272,7 +276,7 @@ class Stream(AbstractContextManager):
                 )
             self._earlier_shards.add(mark.shard if mark else None)
             if mark:
-                self._written[str(mark.shard)] += 1
+                self._count_written(line, mark, record)
                 if self.shard:
                     self._earlier_digests[mark.position] = mark.digest
         self.counts["done before"] = sum(self._earlier_ids.values())
@@ -500,7 +504,7 @@ class Stream(AbstractContextManager):
             return
         self._write(line)
         if mark:
-            self._written[str(mark.shard)] += 1
+            self._count_written(line, mark)
         self.counts["out"] += 1
         if self._meter:
             if not self._sizes:
@@ -550,10 +554,30 @@ class Stream(AbstractContextManager):
             ends = [self._share.end()] if self._share.is_complete else []
             self.note(f"shard {self.shard}: {self._share.records:,} of {self._share.all_records:,} records")
         for end in ends:
-            written = end.after(self.entry, self._written[end.id])
+            written = end.after(self.entry, self._written[end.id], str(self._digests[end.id]))
             self._write(written.line())
             if self._rejects_file:
-                self._write_to_rejects(written.of_rejects(self._rejected[end.id]).line())
+                rejected, digest = self._rejected[end.id], str(self._reject_digests[end.id])
+                self._write_to_rejects(written.of_rejects(rejected, digest).line())
+
+    def _count_written(self, line: bytes, mark: Mark, record: dict | None = None) -> None:
+        """Count a line of the output for the end of its shard.
+
+        Args:
+            line: The line.
+            mark: The mark of its record.
+            record: The record, where the line was read from a file.
+        """
+        shard = str(mark.shard)
+        self._written[shard] += 1
+        self._digests[shard].add(line, record)
+
+    def _count_reject(self, line: bytes, mark: Mark | None) -> None:
+        """Count a line of the rejects for the end of its shard, where it is of one."""
+        if mark:
+            shard = str(mark.shard)
+            self._rejected[shard] += 1
+            self._reject_digests[shard].add(line, _value_of(line))
 
     def _check_beginning(self) -> None:
         """Check, before a record is written, that the input is that of the earlier run.
@@ -691,8 +715,7 @@ class Stream(AbstractContextManager):
         data = _dumps_reject(reject)
         if data not in self._earlier_rejects:  # a resumed run meets the same bad records again
             self._write_to_rejects(data)
-            if place.mark:
-                self._rejected[str(place.mark.shard)] += 1
+            self._count_reject(data, place.mark)
 
     def _write_to_rejects(self, line: bytes) -> None:
         assert self._rejects_file is not None
@@ -761,6 +784,14 @@ def _mark_of_reject(line: bytes) -> Mark | None:
     try:
         return parse_mark(loads(line).get("shard"))
     except (InputError, AttributeError):
+        return None
+
+
+def _value_of(line: bytes) -> Any:
+    """Return what a line holds; None where it cannot be parsed."""
+    try:
+        return loads(line)
+    except InputError:
         return None
 
 

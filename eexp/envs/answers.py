@@ -13,6 +13,7 @@ from typing import Any
 
 from eexp.envs.base import Environment, Observation
 from eexp.errors import EnvironmentFailed, InputError, short
+from eexp.records.equality import ACTION_EQUALITIES
 from eexp.records.types import check_tools
 
 
@@ -132,6 +133,21 @@ def _is_list_of_ranges(value: object) -> bool:
     return all(isinstance(part, (list, tuple)) and [type(end) for end in part] == [int, int] for part in value)
 
 
+def _achieved_tasks(value: object) -> str | None:
+    expected = "a list of (number of actions before it, task)"
+    if not isinstance(value, (list, tuple)):
+        return f"returned {_got(value)}, expected {expected}"
+    for one in value:
+        is_pair = isinstance(one, (list, tuple)) and len(one) == 2 and type(one[0]) is int and isinstance(one[1], dict)
+        if not is_pair or not isinstance(one[1].get("id"), str):
+            return f"returned a list with {_got(one)} in it, expected {expected}, the task with an id"
+    return None
+
+
+def _equality(value: object) -> str | None:
+    return None if value in ACTION_EQUALITIES else f"returned {_got(value)}, expected {' or '.join(ACTION_EQUALITIES)}"
+
+
 _OPTIONAL_TEXT = _one_of("a string or None", str, type(None))
 _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "splits": _texts("a list of strings", optional=False),
@@ -148,4 +164,6 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "harmless": _one_of("True or False", bool),
     "kind_of": _OPTIONAL_TEXT,
     "mask": _one_of("a string", str),
+    "achieved": _achieved_tasks,
+    "action_equality": _equality,
 }

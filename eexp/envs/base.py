@@ -3,14 +3,15 @@
 A class with `splits`, `tasks`, `reset` and `step` can be branched, executed and evaluated in. All other methods are
 optional, and each of them adds something: `fork` (or `save` and `restore`, or `in_process`) cheap branches, `expert`
 demonstrations, `admissible` alternatives without a model, `explain` thoughts, `harmless` branches in place, `mask`
-comparisons in a world with noise, `kind_of` results by kind of task, `task_named` tasks that need no list, and
-`task_beginning` tasks of recorded trajectories.
+comparisons in a world with noise, `action_equality` alternatives that differ in case alone, `kind_of` results by kind
+of task, `task_named` tasks that need no list, `task_beginning` tasks of recorded trajectories, and `achieved` hindsight
+demonstrations.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,6 +87,9 @@ class Environment(ABC):
     #: takes next to no time and cannot hang: `eexp eval` then plays many episodes in its own process. C libraries often
     #: keep something global. Any other environment gets a process for each instance.
     light: bool = False
+    #: Whether its observations may depend on how fast this machine is, as those of pages do, whose scripts take their
+    #: time. `eexp expert` then plays every trajectory a second time, and refuses one that goes differently.
+    depends_on_timing: bool = False
     #: The options of the spec (`name?key=value`) that a record alone may set, since they only choose among tasks and
     #: rules. All others, such as a path, need the same spec on the command line.
     record_options: frozenset[str] = frozenset()
@@ -170,6 +174,19 @@ class Environment(ABC):
         """
         return None
 
+    def achieved(self, task: dict, actions: Sequence[str]) -> list[tuple[int, dict]]:
+        """Return the tasks that a sequence of actions solves, for hindsight demonstrations (`eexp relabel`).
+
+        Each is a task that `reset` takes, of a form that this environment has, and the number of actions that come
+        before its beginning: 0 for a task that begins as `task` does. The last action solves it. The answer depends on
+        the arguments alone, and the current episode stays as it is.
+
+        Args:
+            task: The task in which the actions were taken.
+            actions: All actions from the beginning of the task, at least one.
+        """
+        return []
+
     def fork(self) -> Environment:
         """Return an independent copy in the current state. Leave it out if a state can only be reached by replay."""
         raise NotImplementedError(f"{self.spec} cannot fork")
@@ -207,6 +224,16 @@ class Environment(ABC):
         """
         kind = task.get("kind")
         return None if kind is None else str(kind)
+
+    def action_equality(self) -> str:
+        """Return when two actions are the same, however `step` answers them: "words" or "exact".
+
+        With "words", case, outer punctuation and runs of blanks make no difference. With "exact", as for calls, code
+        and commands of a shell, every character does, but for blanks around an action. It is the same in all states.
+        """
+        from eexp.records.equality import WORDS
+
+        return WORDS
 
     def mask(self, text: str) -> str:
         """Return an observation without its truly random parts, for comparing two observations."""

@@ -67,6 +67,10 @@ class Changed(Wrapper):
         self._task_id = str(task.get("id"))
         return observation
 
+    def has(self, method: str) -> bool:
+        # Another task has other changes, so the same actions may not solve it here.
+        return method != "achieved" and self.world.has(method)
+
     def _seed(self, *parts: str) -> int:
         return seed_of("changed", self.kind, self._task_id, *parts)
 

@@ -3,7 +3,8 @@
 A few tasks are played once: at every step all questions are asked, and an action is drawn (the expert's, or an
 admissible one). Then the same actions are taken again: in the same environment, in one opened anew, without asking
 anything, beside another instance, and around forks, harmless actions and nonsense. All of these must give the
-observations of the first time; otherwise a branch would not show what its action leads to. Admissible actions must be
+observations of the first time; otherwise a branch would not show what its action leads to. At the end they are taken
+in another process, with alternatives beside the path, in reverse order. Admissible actions must be
 those of the first time as well, and so must the expert's actions, except after harmless actions and nonsense, which
 take some experts off the only path that they know.
 """
@@ -19,10 +20,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
-from os.path import commonprefix
 from typing import Any, TypeVar
 
 import orjson
@@ -30,13 +30,18 @@ import orjson
 from eexp.envs import forking
 from eexp.envs.answers import fault_of
 from eexp.envs.base import Environment, Observation
-from eexp.errors import EexpError, EnvironmentFailed, NoRoom, short
+from eexp.envs.differences import difference_between, excerpts, hidden_texts
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, describe, environment_errors, short
+from eexp.prompts import PromptStyle
+from eexp.records.equality import EXACT, form_of
 from eexp.records.record import succeeded
 from eexp.system.findings import FAILED, NOTE, OK, SKIPPED, Broken, Finding, NothingToCheck, WorthKnowing, must
+from eexp.system.terminal import Progress
 
 MOST_TASKS = 100_000  # tasks of a split that are looked at
 MOST_ACTIONS = 12  # actions of an episode
 LIGHT_STEP = 5.0  # milliseconds that a step of a light environment may take
+MOST_LOSSES = 3  # environments that may die or hang before the rest is skipped; each is opened anew
 POINTS = 3  # states of an episode at which branches are tried
 NONSENSE = ("", "xyzzy the plugh", 'say "\\"', "zwölf\n\t\N{SNOWMAN}", "open " * 400)
 
@@ -78,7 +83,14 @@ class Checker:
         limit: Seconds for one answer.
         seed: Decides which tasks and actions are drawn.
         actions: Actions to try where neither an expert nor a list of admissible actions names any.
+        style: The prompt style whose completions are to hold the actions; None tries none.
+        elsewhere: Returns the answer of `replay_job` to a job in another process; None where there is none.
+
+    Attributes:
+        shows_progress: Whether standard error says how far a long check has come.
     """
+
+    shows_progress = False
 
     def __init__(
         self,
@@ -88,15 +100,21 @@ class Checker:
         limit: float,
         seed: int = 0,
         actions: tuple[str, ...] = (),
+        style: PromptStyle | None = None,
+        elsewhere: Callable[[dict], list] | None = None,
     ):
+        self.style = style
         self.open_one, self.n_tasks, self.limit, self.actions = open_one, tasks, limit, actions
-        self.rng = random.Random(seed)
+        self.elsewhere = elsewhere
+        self.seed, self.rng = seed, random.Random(seed)
         self.durations: dict[str, list[float]] = defaultdict(list)  # milliseconds, by what was called
         self.episodes: list[ReferenceEpisode] = []
         self.splits_to_list: list[str] = []
         self.tasks: list[dict] = []
         self._env: Environment | None = None
         self._other: Environment | None = None
+        self._progress: Progress | None = None
+        self._losses = 0
 
     @property
     def env(self) -> Environment:
@@ -113,7 +131,8 @@ class Checker:
     def findings(self) -> Iterator[Finding]:
         """Make the checks, and yield one finding for each.
 
-        Where the environment itself fails (dies, hangs), or nothing can be played, the checks that follow are skipped.
+        Where the environment itself fails (dies, hangs), it is opened anew. The checks that follow are skipped where it
+        fails too often, or where nothing can be played.
         """
         children = _children()
         failed, omitted = "", []
@@ -124,6 +143,7 @@ class Checker:
                 self.lists_tasks,
                 self.plays,
                 self.repeats,
+                self.mask,
                 self.questions,
                 self.starts_anew,
                 self.side_by_side,
@@ -131,7 +151,9 @@ class Checker:
                 self.harmless,
                 self.admissible,
                 self.expert,
+                self.achieved,
                 self.nonsense,
+                self.processes,
             ):
                 name = check.__name__.replace("_", " ")
                 if failed:
@@ -149,22 +171,100 @@ class Checker:
                         env.close()
         if self._env is not None:
             yield self._finding(lambda: self.closes(children), "closes")[0]
+            for check, name in ((self.equality, "equality"), (self.prompts, "prompts")):
+                finding = self._finding(check, name)[0]
+                if finding.verdict != OK:  # what most environments need not know of is not shown
+                    yield finding
             if self._known_times():
                 yield Finding("time", OK, self._times())
+
+    def equality(self) -> str:
+        """Check that no two actions of one list count as the same one."""
+        form = form_of(self._ask("action_equality"))
+        for actions in (actions for episode in self.episodes for actions in episode.lists):
+            known: dict[str, str] = {}
+            for action in actions or ():
+                other = known.setdefault(form(action), action)
+                if other.strip() != action.strip():
+                    raise WorthKnowing(
+                        f"{short(other)} and {short(action)} count as one action, of which `eexp branch` takes one: if "
+                        f'they differ in effect, `action_equality` is to return "{EXACT}"'
+                    )
+        return "actions of one list differ"
+
+    def prompts(self) -> str:
+        """Check that completions of the prompt style can hold the actions."""
+        if self.style is None:
+            return "not tried"
+        reasons: dict[str, str] = {}
+        actions = {
+            action
+            for episode in self.episodes
+            for group in (episode.actions, episode.advice, *episode.lists)
+            for action in group or ()
+            if action is not None
+        }
+        for action in sorted(actions):
+            try:
+                self.style.completion(action)
+            except InputError as e:
+                reasons[action] = str(e)
+        if not reasons:
+            return "actions are read back as they are"
+        first = next(iter(reasons.values()))
+        raise WorthKnowing(f"{len(reasons)} of {len(actions)} actions cannot be trained or played as they are: {first}")
 
     def _finding(self, check: Callable[[], str], name: str) -> tuple[Finding, bool]:
         """Run a check, which returns a detail; return its finding, and whether the following ones cannot be made."""
         try:
-            return Finding(name, OK, check()), False
+            with self.watched(name):
+                return Finding(name, OK, check()), False
         except NothingToCheck as e:
             return Finding(name, SKIPPED, str(e)), False
         except WorthKnowing as e:
             return Finding(name, NOTE, str(e)), False
         except Broken as e:
-            lacking = {"splits": not self.splits_to_list, "lists tasks": not self.tasks, "plays": True, "repeats": True}
-            return Finding(name, FAILED, str(e)), lacking.get(name, False)
+            return Finding(name, FAILED, str(e)), self._lacks(name)
         except EexpError as e:
-            return Finding(name, FAILED, str(e)), True
+            return Finding(name, FAILED, str(e)), not self._reopened() or self._lacks(name)
+
+    def _lacks(self, name: str) -> bool:
+        """Return whether a check that has failed leaves nothing with which the following ones can be made."""
+        return {
+            "splits": not self.splits_to_list,
+            "lists tasks": not self.tasks,
+            "plays": not any(episode.actions for episode in self.episodes),
+            "repeats": not any(episode.actions for episode in self.episodes),
+            "starts anew": self._other is None,
+        }.get(name, False)
+
+    def _reopened(self) -> bool:
+        """Open an environment that has died or hung anew, with its other instance; return whether it is open."""
+        self._losses += 1
+        if self._env is None or self._losses > MOST_LOSSES:
+            return False
+        alone, has_other = self._other is self._env, self._other is not None
+        for env in (self._env, self._other):
+            if env is not None:
+                with suppress(EexpError):
+                    env.close()
+        try:
+            self._env = self._timed("open", self.open_one)
+            if has_other:
+                self._other = self._env if alone else self._timed("open", self.open_one)
+        except (Broken, EexpError):
+            return False
+        return True
+
+    @contextmanager
+    def watched(self, name: str) -> Iterator[None]:
+        """Show how far a check has come."""
+        self._progress = Progress(f"env check: {name}", "answer", quiet=not self.shows_progress)
+        try:
+            yield
+        finally:
+            self._progress.close()
+            self._progress = None
 
     # -- the checks, in order ------------------------------------------------------------------------------------------
 
@@ -207,9 +307,20 @@ class Checker:
         return ", ".join(counts)
 
     def plays(self) -> str:
-        """Play the tasks for the first time."""
+        """Play the tasks for the first time; those that cannot be played are left out of what follows."""
+        problems: list[str] = []
         for task in self.tasks:
-            self.episodes.append(self._play(task))
+            try:
+                self.episodes.append(self._play(task))
+            except Broken as e:
+                problems.append(f"task {task['id']}: {e}")
+            except EexpError as e:
+                problems.append(f"task {task['id']}: {e}")
+                if not self._reopened():
+                    break
+        n_tasks, self.tasks = len(self.tasks), [episode.task for episode in self.episodes]
+        if problems:
+            raise Broken(f"{problems[0]}{_in_others(problems, n_tasks)}")
         steps = sum(len(episode.actions) for episode in self.episodes)
         over = all(episode.observations[0].done for episode in self.episodes)
         why = "the tasks are over at their beginning" if over else "neither an expert nor an admissible list tells one"
@@ -217,10 +328,35 @@ class Checker:
         return f"{len(self.episodes)} tasks, {steps} actions"
 
     def repeats(self) -> str:
-        """Check that the same actions lead to the same observations in the same environment."""
+        """Check that the same actions lead to the same observations in the same environment.
+
+        Episodes that do not repeat are left out of what follows.
+        """
+        problems, repeated = [], []
         for episode in reversed(self.episodes):
-            self._repeat(self.env, episode, "the second time")
+            try:
+                self._repeat(self.env, episode, "the second time")
+                repeated.insert(0, episode)
+            except Broken as e:
+                problems.append(str(e))
+        n_tasks, self.episodes = len(self.episodes), repeated
+        if problems:
+            raise Broken(f"{problems[0]}{_in_others(problems, n_tasks)}")
         return "the same actions lead to the same observations"
+
+    def mask(self) -> str:
+        """Check that the mask leaves something of observations that differ."""
+        texts = {o.text for episode in self.episodes for o in episode.observations}
+        if not self.env.has("mask"):
+            raise NothingToCheck("nothing is masked")
+        with environment_errors(f"{self.env.spec}: mask"):
+            n_hidden = hidden_texts(self.env.mask, texts)
+            n_masked = len({self.env.mask(text) for text in texts})
+        must(not n_hidden, f"the mask leaves nothing in which {n_hidden} different observations differ")
+        detail = f"{len(texts)} different observations, {n_masked} after it"
+        if 2 * n_masked < len(texts):
+            raise WorthKnowing(f"{detail}: where they differ, nothing is compared")
+        return detail
 
     def questions(self) -> str:
         """Check that asking for admissible actions, explanations and the expert's action changes nothing."""
@@ -375,6 +511,30 @@ class Checker:
             raise WorthKnowing(detail)
         return detail
 
+    def achieved(self) -> str:
+        """Check that actions solve the tasks that they are said to solve, and that asking changes nothing."""
+        if not self.env.has("achieved"):
+            raise NothingToCheck("does not say which tasks actions solve; `relabel` has nothing to write here")
+        n_tasks = 0
+        for episode in self.episodes:
+
+            def ask(i: int, episode: ReferenceEpisode = episode) -> None:
+                if i:
+                    self._ask("achieved", episode.task, episode.actions[:i])
+
+            self._repeat(self.env, episode, "after asking which tasks the actions before solve", between=ask)
+            for i in range(1, len(episode.actions) + 1):
+                for since, task in self._ask("achieved", episode.task, episode.actions[:i]):
+                    observation = self._ask("reset", task, env=self.other)
+                    for action in episode.actions[since:i]:
+                        observation = self._ask("step", action, env=self.other)
+                    where = f"{task_of(episode)}, state {i}: its actions are said to solve {short(str(task))}"
+                    must(succeeded(observation.outcome()), f"{where}, and end with {short(observation.text)}")
+                    n_tasks += 1
+        if not n_tasks:
+            raise NothingToCheck("the actions tried solve no task")
+        return f"{n_tasks} tasks solved as said"
+
     def nonsense(self) -> str:
         """Check that nonsense is answered, is not valid, and changes nothing."""
         n_actions = 0
@@ -401,6 +561,66 @@ class Checker:
         if accepted:
             raise WorthKnowing(f"answers {short(min(accepted))} as valid, nonsense in most worlds: is that meant?")
         return f"{n_actions} answered, marked as not valid, and nothing changes"
+
+    def processes(self) -> str:
+        """Check that another process gives the same answers, on the path and beside it, in whatever order."""
+        return f"{self._compare_processes()} actions, in reverse order, lead to the same in another process"
+
+    def _compare_processes(self) -> int:
+        """Play all episodes, each with some alternatives, here and in another process; return how many actions.
+
+        Raises:
+            NothingToCheck: There is no other process, or the server has no room for it.
+            Broken: An answer differs.
+        """
+        if self.elsewhere is None:
+            raise NothingToCheck("no other process")
+        rng = random.Random(self.seed)  # not that of the others, whose draws stay as they are
+        branches = [
+            (episode, i, action)
+            for episode in self.episodes
+            for i in sorted(rng.sample(range(len(episode.actions)), min(POINTS, len(episode.actions))))
+            for action in [*_drawn(rng, episode.lists[i] or sorted(set(episode.actions)), 3), rng.choice(NONSENSE)]
+        ]
+        here = [self._after(self.env, episode.until(i), action) for episode, i, action in branches]
+        plays = [(episode, i, [*episode.actions[:i], action]) for episode, i, action in branches]
+        expected = [[*episode.observations[: i + 1], last] for (episode, i, _), last in zip(branches, here)]
+        plays = [*((episode, len(episode.actions), episode.actions) for episode in self.episodes), *plays][::-1]
+        expected = [*(episode.observations for episode in self.episodes), *expected][::-1]
+        job = {"env": self.env.spec, "plays": [{"task": e.task, "actions": actions} for e, _, actions in plays]}
+        try:
+            answers = self.elsewhere({"do": f"{__name__}:{replay_job.__name__}", **job})
+        except NoRoom as e:
+            raise NothingToCheck(f"the server has no room for another process: {e}") from None
+        for (episode, i, actions), observations, answer in zip(plays, expected, answers):
+            self._compare_answers(episode, i, actions, observations, answer)
+        return sum(len(actions) for _, _, actions in plays)
+
+    def _compare_answers(
+        self, episode: ReferenceEpisode, i: int, actions: list[str], observations: list[Observation], answer: dict
+    ) -> None:
+        """Raise Broken if another process has answered otherwise.
+
+        Args:
+            i: How many of the actions are those of the episode.
+            answer: That of `replay_job` for these actions.
+        """
+        where = f"{task_of(episode)} in another process"
+        must(
+            self.env.mask(answer["instruction"]) == self.env.mask(episode.instruction),
+            f"{where}: the instruction is {short(answer['instruction'])}, and was {short(episode.instruction)} here",
+        )
+        for n, (observation, outcome) in enumerate(zip(observations, answer["outcomes"], strict=True)):
+            after = f"after {short(actions[n - 1])} (action {n})" if n else "at its beginning"
+            if difference := difference_between(self.env.mask, outcome, observation.outcome()):
+                other, ours = difference.excerpts()
+                raise Broken(f"{where}, {after}: {difference.name} is {other}, and was {ours} in this one")
+            listed = answer["lists"][n]
+            if n <= i and not observation.done and listed != episode.lists[n]:
+                ours = short(episode.lists[n])
+                raise Broken(
+                    f"{where}, {after}: the admissible actions are {short(listed)}, and were {ours} in this one"
+                )
 
     def closes(self, children: set[int]) -> str:
         """Check that closing is safe to repeat, and ends all processes but `children`, which were there before."""
@@ -455,10 +675,9 @@ class Checker:
         """
         observation = self._ask("reset", episode.task, env=env)
         instruction = self._ask("instruction", env=env)
-        must(
-            instruction == episode.instruction,
-            f"{task_of(episode)}: the instruction is {short(instruction)} {when}, and was {short(episode.instruction)}",
-        )
+        if instruction != episode.instruction:
+            now, then = excerpts(instruction, episode.instruction)
+            raise Broken(f"{task_of(episode)}: the instruction is {now} {when}, and was {then} the first time")
         for i in range(len(episode.observations)):
             self._compare(env, episode, i, observation, when)
             if ask and not observation.done:
@@ -484,30 +703,32 @@ class Checker:
         first = episode.observations[i]
         if self._masked(env, observation) == self._masked(env, first):
             return
-        texts = [short(o.text) for o in (observation, first)]
-        if texts[0] == texts[1]:
-            texts = [short(str(o.outcome() | {"observation": "..."})) for o in (observation, first)]
-        if observation.text != first.text and texts[0] == texts[1]:
-            texts = [short(o.text[len(commonprefix([observation.text, first.text])) :]) for o in (observation, first)]
-        raise Broken(f"{_where(episode, i)}: {texts[0]} {when}, and {texts[1]} the first time")
+        now, then = self._differing(env, observation, first)
+        raise Broken(f"{_where(episode, i)}: {now} {when}, and {then} the first time")
+
+    def _differing(self, env: Environment, observation: Observation, other: Observation) -> tuple[str, str]:
+        """Return excerpts of two observations in which they differ: of their texts after the mask, or of the rest."""
+        one, two = (asdict(self._masked(env, o)) for o in (observation, other))
+        if one["text"] != two["text"]:
+            return excerpts(one["text"], two["text"])
+        keys = [key for key in one if one[key] != two[key]]
+        return excerpts(*(", ".join(f"{key} {values[key]!r}" for key in keys) for values in (one, two)))
 
     def _compare_lists(self, env: Environment, episode: ReferenceEpisode, i: int, when: str) -> None:
         """Raise Broken if the admissible actions are not those of state number i."""
         listed = self._list(env)
         if listed != episode.lists[i]:
+            now, then = excerpts(listed, episode.lists[i])
             raise Broken(
-                f"{_where(episode, i)}: the admissible actions are {short(listed)} {when}, "
-                f"and were {short(episode.lists[i])} the first time"
+                f"{_where(episode, i)}: the admissible actions are {now} {when}, and were {then} the first time"
             )
 
     def _compare_advice(self, env: Environment, episode: ReferenceEpisode, i: int, when: str) -> None:
         """Raise Broken if the expert's action is not that of state number i."""
         advice = self._ask("expert", env=env)
         if advice != episode.advice[i]:
-            raise Broken(
-                f"{_where(episode, i)}: the expert's action is {short(advice)} {when}, "
-                f"and was {short(episode.advice[i])} the first time"
-            )
+            now, then = excerpts(advice, episode.advice[i])
+            raise Broken(f"{_where(episode, i)}: the expert's action is {now} {when}, and was {then} the first time")
 
     def _masked(self, env: Environment, observation: Observation) -> Observation:
         return replace(observation, text=env.mask(observation.text))
@@ -534,9 +755,10 @@ class Checker:
                 for action, replayed in zip(alternatives.get(i, []), expected.get(i, [])):
                     observation = self._timed(f"fork ({way})", partial(execute, action))
                     if self._masked(self.env, observation) != self._masked(self.env, replayed):
+                        forked, other = self._differing(self.env, observation, replayed)
                         raise Broken(
-                            f"{_where(episode, i)}: {short(action)} leads to {short(observation.text)} in a fork by "
-                            f"{way}, and to {short(replayed.text)} in a replay"
+                            f"{_where(episode, i)}: {short(action)} leads to {forked} in a fork by {way}, and to "
+                            f"{other} in a replay"
                         )
 
         self._repeat(self.env, episode, f"after forks by {way}", between=branch)
@@ -588,8 +810,10 @@ class Checker:
         except (EexpError, Broken):
             raise
         except Exception as e:
-            raise Broken(f"{what}: raised {type(e).__name__}: {' '.join(str(e).split())}") from e
+            raise Broken(f"{what}: raised {describe(e)}") from e
         finally:
+            if self._progress:
+                self._progress.advance()
             self.durations[what].append(1000 * (time.perf_counter() - began))
 
     def _known_times(self) -> list[tuple[str, list[float]]]:
@@ -599,6 +823,29 @@ class Checker:
         return "milliseconds, median and longest: " + ", ".join(
             f"{what} {statistics.median(values):.3g} and {max(values):.3g}" for what, values in self._known_times()
         )
+
+
+def replay_job(request: dict, environments: Any, on_step: Callable[..., None]) -> list[dict]:
+    """Play tasks in a worker (eexp/workers/worker.py); return everything that was answered in each of them."""
+    env = environments.get(request["env"])
+    answers = []
+    for play in request["plays"]:
+        on_step()
+        observation = env.reset(play["task"])
+        answer = {"instruction": env.instruction(), "outcomes": [], "lists": []}
+        for action in [*play["actions"], None]:
+            answer["outcomes"].append(observation.outcome())
+            answer["lists"].append(None if observation.done else env.admissible())
+            if action is not None:
+                on_step()
+                observation = env.step(action)
+        answers.append(answer)
+    return answers
+
+
+def _drawn(rng: random.Random, actions: list[str], n: int) -> list[str]:
+    """Return n of the actions, or all where there are fewer."""
+    return rng.sample(actions, min(n, len(actions)))
 
 
 @contextmanager
@@ -627,6 +874,11 @@ def _children() -> set[int]:
     import psutil
 
     return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def _in_others(problems: list[str], n_tasks: int) -> str:
+    """Return in how many tasks there is a problem, where it is not the only one."""
+    return f"; {len(problems)} of {n_tasks} tasks fail" if len(problems) > 1 else ""
 
 
 def task_of(episode: ReferenceEpisode) -> str:

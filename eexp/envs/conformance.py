@@ -74,7 +74,9 @@ class ConformanceChecker(Checker):
                     yield Requirement(number, name, NOT_CHECKED, problem)
                     continue
                 try:
-                    yield Requirement(number, name, MET, check())
+                    with self.watched(name):
+                        detail = check()
+                    yield Requirement(number, name, MET, detail)
                 except NothingToCheck as e:
                     yield Requirement(number, name, NOT_OFFERED, str(e))
                 except Broken as e:
@@ -92,6 +94,8 @@ class ConformanceChecker(Checker):
         try:
             for step in (self.opens, self.splits, self.lists_tasks, self.plays):
                 step()
+            with suppress(NothingToCheck, WorthKnowing):
+                self.mask()
             self._other = self._timed("open", self.open_one)
         except (Broken, WorthKnowing, NothingToCheck, EexpError) as e:
             return str(e)
@@ -115,7 +119,10 @@ class ConformanceChecker(Checker):
         """Another instance gives the same answers."""
         for episode in reversed(self.episodes):
             self._repeat(self.other, episode, "in another instance", ask=False)
-        return f"{self._actions} actions"
+        try:
+            return f"{self._actions} actions; {self._compare_processes()} in another process"
+        except NothingToCheck as e:
+            return f"{self._actions} actions ({e})"
 
     def sessions_are_apart(self) -> str:
         """Two sessions that are played in turn do not influence each other."""
@@ -359,9 +366,7 @@ class ConformanceChecker(Checker):
         """Execute an alternative and raise Broken unless it leads to what it leads to in a replay."""
         observation = self._ask("step", action, env=env)
         if self._masked(self.env, observation) != self._masked(self.env, expected):
-            got, wanted = short(observation.text), short(expected.text)
-            if got == wanted:
-                got, wanted = (short(str(o.outcome() | {"observation": "..."})) for o in (observation, expected))
+            got, wanted = self._differing(self.env, observation, expected)
             raise Broken(f"{_place(one)}: {short(action)} leads to {got} {when}, and to {wanted} in a replay")
 
     def _ask_state(self, method: str, *args: object) -> object:

@@ -7,7 +7,7 @@ One rule for all stages that replay records. What a record does not hold is not 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
@@ -17,6 +17,8 @@ from eexp.records.record import succeeded
 
 #: Scores are equal up to this: an environment may add up its parts in another order, or write fewer digits.
 SCORE_TOLERANCE = 1e-6
+#: So many different texts that a mask makes equal are a mask that hides everything. Fewer may be random as a whole.
+FEWEST_ALIKE = 3
 
 Mask = Callable[[str], str]
 
@@ -47,11 +49,31 @@ class Difference:
 
     def excerpts(self) -> tuple[str, str]:
         """Return both values as messages quote them; of long texts, the parts in which they differ."""
-        observed, recorded = short(self.observed), short(self.recorded)
-        if observed == recorded and isinstance(self.observed, str):
-            start = max(0, len(commonprefix([self.observed, self.recorded])) - 20)
-            observed, recorded = (short(f"...{text[start:]}") for text in (self.observed, self.recorded))
-        return observed, recorded
+        return excerpts(self.observed, self.recorded)
+
+
+def excerpts(one: Any, other: Any) -> tuple[str, str]:
+    """Return two different values as messages quote them; of long ones, the parts in which they differ."""
+    quoted = short(one), short(other)
+    if quoted[0] != quoted[1]:
+        return quoted
+    texts = [value if isinstance(value, str) else repr(value) for value in (one, other)]
+    start = max(0, len(commonprefix(texts)) - 20)
+    first, second = (f"{'...' * (start > 0)}{text[start : start + 57]}" for text in texts)
+    return (repr(first), repr(second)) if isinstance(one, str) and isinstance(other, str) else (first, second)
+
+
+def hidden_texts(mask: Mask, texts: Iterable[str]) -> int:
+    """Return how many different texts there are if a mask makes all of them equal, else 0.
+
+    No comparison of such texts can find a difference. Fewer than FEWEST_ALIKE texts show nothing.
+    """
+    different = dict.fromkeys(texts)
+    if len(different) < FEWEST_ALIKE:
+        return 0
+    first, *others = different
+    masked = mask(first)
+    return 0 if any(mask(text) != masked for text in others) else len(different)
 
 
 def text_difference(mask: Mask, key: str, observed: str, recorded: str | None) -> Difference | None:

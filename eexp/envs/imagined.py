@@ -103,6 +103,7 @@ class ImaginedWorld(Wrapper):
 
         super().__init__(env)
         self.in_process = self.light = False  # a model has threads, and takes its time
+        self.depends_on_timing = False
         backend_of(model)
         self._model_spec = model
         self._verdict = parse_choice(SCHEME, "verdict", verdict, ("yes", "no")) == "yes"
@@ -180,7 +181,7 @@ class ImaginedWorld(Wrapper):
         return False
 
     def has(self, method: str) -> bool:
-        if method in ("expert", "explain", "harmless"):
+        if method in ("expert", "explain", "harmless", "achieved"):
             return False
         return method in ("fork", "save", "restore") or self.world.has(method)
 
@@ -223,7 +224,10 @@ class RecordedBeginnings(Environment):
         self._file = file
         self._trajectories: dict[str, dict] = {}
         for trajectory in read([file], "trajectory"):
-            refuse_imagined(trajectory, "a beginning")
+            try:
+                refuse_imagined(trajectory, "a beginning")
+            except InputError as e:
+                raise InputError(f"{file}: {trajectory['id']}: {e}") from None
             if not trajectory["steps"]:
                 raise InputError(f"{file}: {trajectory['id']} has no steps")
             self._trajectories.setdefault(trajectory["id"], trajectory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from eexp.envs.base import Environment, Observation
+from eexp.records.equality import action_equality_field
 from eexp.records.record import canonical
 
 
@@ -19,7 +20,9 @@ def sample_admissible(actions: list[str], keep: int | None, action: str, seed: i
     if keep is None or len(actions) <= keep:
         return actions
     sample = set(random.Random(seed).sample(range(len(actions)), keep))
-    own = next((i for i, a in enumerate(actions) if canonical(a) == canonical(action)), None)
+    own = actions.index(action) if action in actions else None
+    if own is None:
+        own = next((i for i, a in enumerate(actions) if canonical(a) == canonical(action)), None)
     if own is not None and own not in sample:
         sample.remove(max(sample))
         sample.add(own)
@@ -40,6 +43,11 @@ def admissible_fields(env: Environment, keep: int | None, action: str, seed: int
 def offered(first: Observation) -> dict:
     """Return the key of a trajectory for the functions that its first observation brings; none where there are none."""
     return {} if first.tools is None else {"tools": first.tools}
+
+
+def equality_field(env: Environment, record: dict) -> dict:
+    """Return the key of a trajectory for the equality of its actions; none where the rest of the record tells it."""
+    return action_equality_field(env.action_equality(), record)
 
 
 def trajectory_step(

@@ -23,7 +23,7 @@ from eexp.envs.registry import (
     known_specs,
 )
 from eexp.envs.spec_options import refuse_unknown_options, split_options
-from eexp.errors import EexpError, InputError, UsageError
+from eexp.errors import EexpError, InputError, UsageError, describe
 from eexp.records.imagination import is_imagined
 from eexp.records.runs import split_adapter
 
@@ -63,7 +63,7 @@ def open_env(spec: str) -> Environment:
     except (EexpError, MemoryError, OSError):
         raise
     except Exception as e:  # a mistake in a class that is not part of eexp
-        raise EexpError(f"environment {spec!r} cannot be opened: {type(e).__name__}: {' '.join(str(e).split())}") from e
+        raise EexpError(f"environment {spec!r} cannot be opened: {describe(e)}") from e
     env.spec = spec
     if type(env.max_steps) is not int or env.max_steps < 1:
         raise EexpError(f"environment {spec!r}: max_steps is {env.max_steps!r}, expected a whole number from 1 on")
@@ -111,7 +111,7 @@ def _class_in_module(spec: str) -> object:
             hint = f", neither installed nor in {os.getcwd()}"
         raise EexpError(f"environment {spec!r} cannot be loaded: {e}{hint}") from None
     except Exception as e:  # a mistake in a module that is not part of eexp
-        raise EexpError(f"environment {spec!r} cannot be loaded: {type(e).__name__}: {' '.join(str(e).split())}") from e
+        raise EexpError(f"environment {spec!r} cannot be loaded: {describe(e)}") from e
     if not hasattr(module, attribute):
         raise UsageError(
             f"environment {spec!r}: {getattr(module, '__file__', None) or module_name} has no {attribute!r}"

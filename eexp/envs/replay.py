@@ -14,7 +14,7 @@ from os.path import commonprefix
 
 from eexp.envs.base import Environment, Observation
 from eexp.envs.differences import Difference, instruction_difference, standing_difference
-from eexp.envs.listing import offered, trajectory_step
+from eexp.envs.listing import equality_field, offered, trajectory_step
 from eexp.errors import InputError, short
 from eexp.formats.conversations import Conversation
 from eexp.records.record import seed_of, succeeded
@@ -110,6 +110,7 @@ def replay(
     replayed.counts["step[s]"] = len(chosen.steps)
     replayed.counts["trajector[y|ies] that did not succeed"] = int(not succeeded(outcome))
     replayed.trajectory |= {"steps": chosen.steps, "outcome": outcome}
+    replayed.trajectory |= equality_field(env, replayed.trajectory)
     return replayed
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Any, ClassVar, TypeVar
 
@@ -24,6 +24,7 @@ class Wrapper(Environment):
     def __init__(self, world: Environment) -> None:
         self.world = world
         self.max_steps, self.in_process, self.light = world.max_steps, world.in_process, world.light
+        self.depends_on_timing = world.depends_on_timing
 
     def splits(self) -> list[str]:
         return self.world.splits()
@@ -58,6 +59,9 @@ class Wrapper(Environment):
     def explain(self) -> str | None:
         return self.world.explain()
 
+    def achieved(self, task: dict, actions: Sequence[str]) -> list[tuple[int, dict]]:
+        return self.world.achieved(task, actions)
+
     def has(self, method: str) -> bool:
         return self.world.has(method)
 
@@ -83,6 +87,9 @@ class Wrapper(Environment):
 
     def harmless(self, action: str) -> bool:
         return self.world.harmless(action)
+
+    def action_equality(self) -> str:
+        return self.world.action_equality()
 
     def mask(self, text: str) -> str:
         return self.world.mask(text)

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eexp.envs.task_names import Key
 from eexp.errors import InputError, UsageError
 from eexp.evidence import exact_tests
 from eexp.evidence import looks as sequential
 from eexp.evidence.intervals import Estimate, difference, rate
-from eexp.evidence.panels import Key, hash_of
+from eexp.evidence.panels import hash_of
 from eexp.evidence.results import Run, check_same_tasks, common_tasks, read_run
 from eexp.evidence.settings import CompareSettings
 from eexp.evidence.trials import pass_all, pass_at, steps_of_k

@@ -14,15 +14,60 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from eexp.errors import InputError
-from eexp.evidence.settings import PlanSettings
+import msgspec
+from msgspec import Meta
+
+from eexp.errors import InputError, UsageError
+from eexp.evidence.settings import MOST_CORES, PlanSettings
 from eexp.records.record import seed_of
+from eexp.records.types import explain
 
 #: Parts of the records for each core, by default: a lost node, or a slow one, leaves little to wait for.
 PARTS_A_CORE = 4
-_NUMBERS = ("in", "done_before", "out", "bytes", "alternatives", "seconds", "start_seconds", "cpu_seconds")
-_K = re.compile(r"(?:^| )k=(\d+)(?: |$)")
+_K = re.compile(r"(?:^| )k=([1-9][0-9]{0,8})(?: |$)")
+
+_Count = Annotated[int, Meta(ge=0, le=1 << 46)]  # times MOST_CORES, it still is an integer of 64 bits
+_Seconds = Annotated[float, Meta(ge=0, le=1e12)]
+
+
+class CostLine(msgspec.Struct, kw_only=True):
+    """One line of `--costs`, which is a dict: this class only describes it."""
+
+    type: Literal["cost"]
+    stage: str
+    entry: str
+    reads: list[str]
+    server: bool
+    read: _Count = msgspec.field(name="in")
+    done_before: _Count
+    out: _Count
+    bytes: _Count
+    alternatives: _Count
+    seconds: _Seconds
+    start_seconds: _Seconds
+    cpu_seconds: _Seconds
+    start_cpu_seconds: _Seconds
+    memory: _Count
+    worker_memory: _Count
+    cores: Annotated[int, Meta(ge=1, le=MOST_CORES)]
+
+
+def check_cost(cost: Any) -> dict:
+    """Return a line of `--costs` as it is.
+
+    Raises:
+        InputError: It is none; the message names the JSON path of the first field that is wrong.
+    """
+    if not isinstance(cost, dict) or cost.get("type") != "cost":
+        raise InputError("not a line that --costs wrote", "$")
+    try:
+        msgspec.convert(cost, CostLine)
+    except msgspec.ValidationError as e:
+        error = explain(str(e))
+        raise InputError(f"not a line that --costs wrote: {error.message}", error.where) from None
+    return cost
 
 
 @dataclass
@@ -67,9 +112,7 @@ def stage_costs(costs: Iterable[dict]) -> tuple[list[StageCost], float | None, l
     left_out: dict[str, None] = {}
     ks = set()
     for cost in costs:
-        if cost.get("type") != "cost" or any(not isinstance(cost.get(name), (int, float)) for name in _NUMBERS):
-            raise InputError("not a line that --costs wrote", "$")
-        if k := _K.search(cost["entry"]):
+        if k := _K.search(check_cost(cost)["entry"]):
             ks.add(int(k[1]))
         if cost["reads"] not in ([], ["trajectory"]):
             left_out[cost["stage"]] = None
@@ -137,11 +180,14 @@ def plan(costs: Iterable[dict], settings: PlanSettings) -> list[dict]:
 
     Raises:
         InputError: The costs are no lines of `--costs`, or none is of a stage that processes trajectories.
+        UsageError: There are more cores than can be played through.
     """
     costs = list(costs)
     stages, measured_k, left_out = stage_costs(costs)
     cores = settings.cores or max(cost["cores"] for cost in costs)
     slots = settings.nodes * cores
+    if slots > MOST_CORES:
+        raise UsageError(f"--nodes {settings.nodes:,} of {cores:,} cores: at most {MOST_CORES:,} cores are simulated")
     parts = min(settings.parts or PARTS_A_CORE * slots, settings.trajectories)
     notes = []
     growth = 1.0

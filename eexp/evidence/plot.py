@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from eexp.errors import EexpError, UsageError
 from eexp.evidence.table import percentage
+from eexp.system.whole_file import write_whole
 from eexp.training.metrics import read_curves
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def picture(file: str, size: tuple[float, float]) -> Iterator[Figure]:
         size: Width and height in inches.
 
     Raises:
-        EexpError: matplotlib is not installed.
+        EexpError: matplotlib is not installed, or the file cannot be written.
         UsageError: The file's name has no ending, or one of an unknown format.
     """
     try:
@@ -35,16 +37,20 @@ def picture(file: str, size: tuple[float, float]) -> Iterator[Figure]:
         from matplotlib.figure import Figure
     except ImportError:
         raise EexpError("--plot needs matplotlib: `pip install 'eexp[plot]'`") from None
-    if not os.path.splitext(file)[1]:
+    ending = os.path.splitext(file)[1]
+    if not ending:
         raise UsageError(f"--plot {file}: the name's ending says the format; give {file}.svg or {file}.png")
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "eexp", "text.parse_math": False}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=size, layout="constrained")
         yield figure
+        drawing = io.BytesIO()
         try:
-            figure.savefig(file, dpi=150, metadata={"Date": None} if file.lower().endswith(".svg") else None)
+            metadata = {"Date": None} if ending.lower() == ".svg" else None
+            figure.savefig(drawing, format=ending[1:].lower(), dpi=150, metadata=metadata)
         except ValueError as e:
             raise UsageError(f"--plot {file}: {str(e).splitlines()[0]}") from None
+        write_whole(file, drawing.getvalue())
 
 
 def plot(rows: Sequence[dict], file: str) -> list[str]:

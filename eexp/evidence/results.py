@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from eexp.envs.task_names import Key, key_of
 from eexp.errors import InputError, UsageError
-from eexp.evidence.panels import Key, canonical_json, hash_of, key_of
-from eexp.records.imagination import refuse_imagined
+from eexp.evidence.panels import canonical_json, hash_of
+from eexp.records.imagination import refuse_unknown_success
 from eexp.records.shards import refuse_part
 
 
@@ -56,7 +57,8 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         episodes: The episodes; a `jsonl.Reader` adds the place to the errors.
 
     Raises:
-        InputError: There is none, one occurs twice, or a task or a panel differs between episodes.
+        InputError: There is none, one occurs twice, its success is not known, or a task or a panel differs between
+            episodes.
         UsageError: They are of a shard.
     """
     run, panels = Run(name), set()
@@ -67,7 +69,7 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         place = getattr(episodes, "place", name)
         refuse_part(e, place, "compare")
         try:
-            refuse_imagined(e, "success")
+            refuse_unknown_success(e)
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
         if (key, trial) in trials:
@@ -79,14 +81,14 @@ def read_run(name: str, episodes: Iterable[dict]) -> Run:
         text = canonical_json(e["env"], e["task"])
         if run.texts.setdefault(key, text) != text:
             raise InputError(f"{place}: task {key[1]} is two different tasks of {key[0]}")
-        run.successes.setdefault(key, []).append(bool(e["success"]))
+        run.successes.setdefault(key, []).append(e["success"])
         run.refused.setdefault(key, []).append(e.get("invalid", 0) / max(1, e["steps"]))
         run.kinds[key] = kind_for_comparison(e)
         panels.add(e.get("panel"))
         counts = run.totals.setdefault(key, Counter())
         counts.update(
             episodes=1,
-            successes=int(bool(e["success"])),
+            successes=int(e["success"]),
             steps=e["steps"],
             invalid=e.get("invalid", 0),
             thoughts=e.get("thoughts", 0),

@@ -45,18 +45,22 @@ class PowerSettings(Checked):
     confidence: float = CONFIDENCE.field()
 
 
+#: Most cores of all machines: their work is simulated part by part, which takes four seconds a stage for so many.
+MOST_CORES = 100_000
+
+
 @dataclass(frozen=True)
 class PlanSettings(Checked):
     """Settings of `plan`: the size of a run, and the machines."""
 
-    trajectories: int = option(REQUIRED, type=Whole(1)).help("Trajectories of the run.")
-    k: int | None = option(None, "-k", type=Whole(1), metavar="K").help(
+    trajectories: int = option(REQUIRED, type=Whole(1, 10**12)).help("Trajectories of the run.")
+    k: int | None = option(None, "-k", type=Whole(1, 10**6), metavar="K").help(
         "Alternatives at every state.  [default: as measured]"
     )
-    nodes: int = option(1, type=Whole(1)).help("Machines.")
-    cores: int | None = option(None, type=Whole(1)).help(
+    nodes: int = option(1, type=Whole(1, MOST_CORES)).help("Machines.")
+    cores: int | None = option(None, type=Whole(1, MOST_CORES)).help(
         "Cores of a machine.  [default: those of the machine that was measured]"
     )
-    parts: int | None = option(None, type=Whole(1)).help(
+    parts: int | None = option(None, type=Whole(1, 10**6)).help(
         "Parts that the records are divided into, as by --shard.  [default: 4 for each core of all machines]"
     )

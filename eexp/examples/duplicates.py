@@ -16,8 +16,8 @@ from typing import Any, cast
 
 import orjson
 
+from eexp.envs.task_names import TaskNames
 from eexp.errors import EexpError
-from eexp.evidence.panels import TaskNames
 from eexp.prompts.tool_calls import text_of_message
 from eexp.records.jsonl import read
 from eexp.records.types import TYPES

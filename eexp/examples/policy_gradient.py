@@ -10,7 +10,7 @@ from eexp.examples.settings import PolicySettings
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Answer, Dialogue
 from eexp.records.callbacks import Count, OnError, no_count, stop_at_error
-from eexp.records.imagination import only_real
+from eexp.records.imagination import only_judged, only_real
 from eexp.records.record import example, succeeded
 
 ALIKE = "episode[s] of tasks whose episodes all did equally well"
@@ -49,7 +49,8 @@ def policy_data(
     settings = settings or PolicySettings()
     tasks: dict[str, list[dict]] = {}
     ids: set[str] = set()
-    for episode in only_real(episodes, "success", on_error):
+    by_success = settings.reward == "success"
+    for episode in only_judged(episodes, on_error) if by_success else only_real(episodes, "success", on_error):
         try:
             _check(episode, style)
             if settings.turn_rewards:
@@ -78,7 +79,8 @@ def _check(episode: dict, style: PromptStyle) -> None:
     """Check that an episode can be trained on in a prompt style.
 
     Raises:
-        InputError: It was played with another one, or lacks the functions or the admissible actions of its prompts.
+        InputError: It was played with another one, lacks the functions or the admissible actions of its prompts, or has
+            an action that no answer in this style can have had.
     """
     played = episode.get("prompt_style")
     if played != style.label:
@@ -96,6 +98,12 @@ def _check(episode: dict, style: PromptStyle) -> None:
                 reason = "no admissible actions, which its prompt listed (played before eexp recorded them)"
                 raise InputError(reason, f"$.transcript[{i}]")
     style.shown_tools(episode.get("tools"))
+    for i, turn in enumerate(episode["transcript"]):
+        if turn.get("text") is None and not turn.get("cut_off"):
+            try:
+                style.completion(turn["action"], turn.get("thought"))
+            except InputError as e:
+                raise e.at(f"$.transcript[{i}].action") from None
 
 
 def _check_rewards(episode: dict) -> None:

@@ -67,7 +67,8 @@ def preference_data(
     Args:
         trajectories: Trajectories with outcomes.
         count: Called with the numbers of states and alternatives that are left out.
-        on_error: Called with a trajectory without functions, where actions are tool calls.
+        on_error: Called with a trajectory without functions, where actions are tool calls, or with an action that a
+            completion of this style cannot hold.
     """
     settings = settings or PreferenceSettings()
     dialogue = Dialogue(style)
@@ -115,9 +116,21 @@ def _pairs(
                 count(FOLLOWED, sum(a.get("then") is not None for a in situation.contenders))
                 count(NO_SHORTCOMING, len(situation.contenders) - len(worse))
                 taken = [(reason, a) for reason, a in worse if reason in accepted][: settings.most]
+                try:
+                    for action in _completed_actions(step, taken, settings):
+                        style.completion(action)
+                except InputError as e:
+                    on_error(t, e.at(f"$.steps[{situation.i}]"))
+                    break
                 for n, (reason, alternative) in enumerate(taken):
                     yield _Pair(t, situation.i, step, n, reason, alternative, outcome)
             dialogue.add(step)
+
+
+def _completed_actions(step: dict, taken: list[tuple[str, dict]], settings: PreferenceSettings) -> list[str]:
+    """Return the actions of a state that become completions; a judgement is the better action alone."""
+    rejected = [] if settings.judge else [alternative["action"] for _, alternative in taken]
+    return [step["action"], *rejected] if taken else []
 
 
 def _preference(pair: _Pair, style: PromptStyle, dialogue: Dialogue) -> dict:
@@ -126,8 +139,8 @@ def _preference(pair: _Pair, style: PromptStyle, dialogue: Dialogue) -> dict:
         pair.trajectory,
         f"{pair.number}/preference/{pair.n}",
         dialogue.act(step["observation"], step.get("admissible")),
-        style.answer(step["action"], None, pair.number).messages(),
-        style.answer(pair.rejected["action"], None, pair.number).messages(),
+        style.completion(step["action"], None, pair.number).messages(),
+        style.completion(pair.rejected["action"], None, pair.number).messages(),
         style.label,
         **style.tools_field(tools_at(pair.trajectory, pair.number)),
         **pair.fields,

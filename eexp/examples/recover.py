@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from eexp.examples.reflection.situations import NOT_EXECUTED
 from eexp.examples.settings import RecoverSettings
 from eexp.records.callbacks import Count, OnError, no_count, stop_at_error
+from eexp.records.equality import action_form
 from eexp.records.imagination import only_real
 from eexp.records.record import alternatives_of, is_only_shown, seed_of
 
@@ -41,7 +42,7 @@ def recover(
     for trajectory in only_real(trajectories, "a refusal", on_error):
         steps: list[dict] = []
         for i, step in enumerate(trajectory["steps"]):
-            alternatives = alternatives_of(step, settings.pool)
+            alternatives = alternatives_of(step, settings.pool, form=action_form(trajectory))
             refused = [] if is_only_shown(step) else [a for a in alternatives if _is_refused(a.get("outcome"))]
             probable = [a for a in refused if _probability(a) >= settings.min_probability]
             mistakes = _drawn(trajectory["id"], i, probable, settings)

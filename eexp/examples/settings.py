@@ -55,8 +55,21 @@ JUDGES = Registry(
     },
 )
 
-#: The names of all guards (eexp/examples/reflection/guards.py), as `--no-guard` takes them.
-GUARDS = ("cut-off", "repeated", "length", "setup", "hindsight", "other-action", "invented")
+#: Guards find faults in a reflection. Other packages add some: a function of a text and its `Situation` that returns
+#: the fault in words, or None; or a class derived from `Guard` (eexp/examples/reflection/guards.py).
+GUARDS = Registry(
+    "eexp.guards",
+    "guard",
+    {
+        "cut-off": ("eexp.examples.reflection.guards:CutOff", "breaks off, or does not end within the token limit"),
+        "repeated": ("eexp.examples.reflection.guards:Repeated", "is written twice; it is cut to one copy"),
+        "length": ("eexp.examples.reflection.guards:Length", "is too short or too long"),
+        "setup": ("eexp.examples.reflection.guards:training_terms", "leaks the training set-up"),
+        "hindsight": ("eexp.examples.reflection.claims:hindsight", "states an outcome as observed"),
+        "other-action": ("eexp.examples.reflection.claims:other_action", "concludes with another known action"),
+        "invented": ("eexp.examples.reflection.invented_names:invented", "names what is not in the writer's input"),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -137,18 +150,28 @@ class GuardSettings(Checked):
     """The guards in use.
 
     Attributes:
+        names: Those of eexp that judge the texts of a model.
         min_words, max_words: The numbers of words that the guard "length" accepts.
+        added: Further ones, which judge the texts of a rule, too.
     """
 
-    names: frozenset[str] = frozenset(GUARDS)
+    names: frozenset[str] = frozenset(GUARDS.built_in)
     min_words: int = 5
     max_words: int = 150
+    added: frozenset[str] = frozenset()
 
     @classmethod
-    def without(cls, names: Iterable[str], min_words: int = 5, max_words: int = 150) -> GuardSettings:
-        """Return all guards but those named; "all" names every one."""
-        left_out = set(GUARDS) if "all" in names else set(names)
-        return cls(frozenset(GUARDS) - left_out, min_words, max_words)
+    def without(
+        cls, names: Iterable[str], min_words: int = 5, max_words: int = 150, added: Iterable[str] = ()
+    ) -> GuardSettings:
+        """Return all guards of eexp but those named, of which "all" names every one, and those that are added."""
+        left_out = set(GUARDS.built_in) if "all" in names else set(names)
+        return cls(frozenset(GUARDS.built_in) - left_out, min_words, max_words, frozenset(added))
+
+    def of(self, by_model: bool) -> list[str]:
+        """Return the guards of texts by a model, or of those by a rule, in the order in which they are applied."""
+        names = self.names | self.added if by_model else self.added
+        return [*(name for name in GUARDS.built_in if name in names), *sorted(names - GUARDS.built_in.keys())]
 
 
 @dataclass(frozen=True)
@@ -203,11 +226,12 @@ class ReflectSettings(Checked):
         rationale = RATIONALES.label(self.rationale)
         entries: dict[str, Any] = {"rationale": rationale, "pool": self.pool, "first": self.first}
         entries["per_alternative"] = self.per_alternative or None
+        entries["guard"] = ",".join(map(GUARDS.label, sorted(self.guards.added))) or None
         if self.rationale == "search":
             return {**entries, "ahead": self.ahead}
         if not self.by_model:
             return {**entries, "weigh": self.weigh}
-        unused = set(GUARDS) - self.guards.names
+        unused = GUARDS.built_in.keys() - self.guards.names
         return {
             **entries,
             "temperature": self.temperature,

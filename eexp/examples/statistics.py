@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 
-from eexp.evidence.panels import key_of
+from eexp.envs.task_names import key_of
 from eexp.examples.duplicates import HeldOut, digest
 from eexp.prompts.tool_calls import text_of_message
+from eexp.records.equality import action_form
+from eexp.records.imagination import imagined_by
 from eexp.records.outcomes import Shares
-from eexp.records.record import answers_of, canonical, succeeded
+from eexp.records.record import answers_of, is_judged, succeeded
 from eexp.system.terminal import align
 
 #: The lengths that are measured, in this order; records of a type have some of them.
@@ -103,6 +105,7 @@ class Statistics:
         group.contents.add(content)
         if self._apart is not None:
             group.counts["leaks"] += record in self._apart
+        group.counts["imagined"] += imagined_by(record) is not None
         group.counts["records"] += 1
 
     def _add_example(self, record: dict, group: Group) -> object:
@@ -125,9 +128,9 @@ class Statistics:
         group.add_lengths(steps=len(record["steps"]))
         group.tasks.add("/".join(key_of(record)))
         group.alternatives.add(record)
-        if record.get("outcome") and not record["outcome"].get("imagined"):
+        if record.get("outcome") and is_judged(record["outcome"]) and imagined_by(record) is None:
             group.add_share("success", succeeded(record["outcome"]), 1)
-        return key_of(record), tuple(canonical(step["action"]) for step in record["steps"])
+        return key_of(record), tuple(map(action_form(record), (step["action"] for step in record["steps"])))
 
     def _add_episode(self, record: dict, group: Group) -> object:
         group.add_lengths(steps=record["steps"])
@@ -136,7 +139,7 @@ class Statistics:
         if record["success"] is not None:
             group.add_share("success", record["success"], 1)
         turns = record.get("transcript") or [{"action": record["id"]}]
-        return key_of(record), tuple(canonical(turn["action"]) for turn in turns)
+        return key_of(record), tuple(map(action_form(record), (turn["action"] for turn in turns)))
 
     def rows(self) -> list[dict]:
         """Return one dict a type and kind: counts, shares from 0 to 1 (null where there are none), and lengths."""
@@ -162,6 +165,7 @@ def _row(name: str, group: Group, leaks: bool) -> dict:
         "tasks": len(group.tasks),
         **lengths,
         **shares,
+        "imagined": counts["imagined"],
         "duplicates": counts["duplicates"],
         "leaks": counts["leaks"] if leaks else None,
     }
@@ -179,6 +183,8 @@ def table(rows: Sequence[dict], unit: str = "characters") -> str:
     columns += [
         (name, partial(_share, name)) for name in ("valid", "success") if any(row[name] is not None for row in rows)
     ]
+    if any(row["imagined"] for row in rows):
+        columns.append(("imagined", lambda row: f"{row['imagined']:,}"))
     columns.append(("duplicates", lambda row: f"{row['duplicates']:,}"))
     if any(row["leaks"] is not None for row in rows):
         columns.append(("leaks", lambda row: f"{row['leaks']:,}"))

@@ -6,13 +6,13 @@ writes trajectories: a summary is written once, and every stage that reads traje
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 
 from eexp.errors import InputError
 from eexp.examples.reflection import guards
 from eexp.examples.settings import SummariseSettings
 from eexp.models.base import Draw, Model, Sample
+from eexp.models.in_order import answer_in_order
 from eexp.prompts import PromptStyle
 from eexp.records.callbacks import Count, OnError, no_count, stop_at_error
 from eexp.records.record import seed_of
@@ -89,16 +89,13 @@ def summarise(
         on_error: Called where no text could be used; the trajectory is yielded without this summary.
     """
     settings = settings or SummariseSettings()
-    pending: deque[tuple[dict, dict, list[_Passage]]] = deque()  # read, and not answered yet
 
-    def requests() -> Iterator[list[Draw]]:
+    def requests() -> Iterator[tuple[tuple[dict, dict, list[_Passage]], list[Draw]]]:
         for t in trajectories:
             copy, passages = _passages(t, settings.longer_than)
-            pending.append((t, copy, passages))
-            yield [passage.request(t, style, settings, count) for passage in passages]
+            yield (t, copy, passages), [passage.request(t, style, settings, count) for passage in passages]
 
-    for answers in model.answer(requests()):
-        original, t, passages = pending.popleft()
+    for (original, t, passages), answers in answer_in_order(requests(), model):
         for passage, answer in zip(passages, answers):
             if passage.summary is None:
                 reason = f"no usable summary: the text {passage.fault}"

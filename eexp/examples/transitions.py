@@ -9,6 +9,7 @@ from eexp.errors import InputError
 from eexp.examples.settings import WorldModelSettings
 from eexp.examples.targets import Target, target_of
 from eexp.prompts import PromptStyle
+from eexp.records.equality import action_form
 from eexp.records.record import alternatives_of, expert_outcome, is_only_shown
 
 
@@ -33,12 +34,12 @@ def transitions_of(trajectory: dict, style: PromptStyle, settings: WorldModelSet
     Raises:
         InputError: An outcome's unknown parts do not fit its observation.
     """
-    transitions = []
+    transitions, form = [], action_form(trajectory)
     for i, step in enumerate(trajectory["steps"]):
         # A mistake's outcome is that of the alternative that was put in.
         own_outcome = None if is_only_shown(step) else expert_outcome(trajectory, i)
         effects = [("expert", step["action"], own_outcome)] if settings.expert and own_outcome is not None else []
-        selected = {id(alternative) for alternative in alternatives_of(step, settings.pool, settings.first)}
+        selected = {id(alternative) for alternative in alternatives_of(step, settings.pool, settings.first, form)}
         for j, alternative in enumerate(step.get("alternatives") or []):
             if id(alternative) in selected and alternative.get("outcome"):
                 effects.append((str(j), alternative["action"], alternative["outcome"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import repeat
 
@@ -10,11 +9,14 @@ from eexp.errors import InputError
 from eexp.examples.settings import WorldModelSettings
 from eexp.examples.targets import Target, improbable_words
 from eexp.examples.transitions import Transition, cap_invalid, cap_repeats, transitions_of
-from eexp.models.base import Model, Sample
+from eexp.models.base import Model, Sample, Score
+from eexp.models.in_order import answer_in_order
 from eexp.models.scoring import score_request
 from eexp.prompts import PromptStyle
 from eexp.prompts.style import Dialogue
 from eexp.records.callbacks import Count, OnError, Skip, no_count, skip_none, stop_at_error
+from eexp.records.equality import action_form
+from eexp.records.imagination import imagined_by
 from eexp.records.outcomes import transition_of
 from eexp.records.record import alternatives_of, example, example_id, seed_of, tools_at
 
@@ -41,9 +43,8 @@ def world_model_data(
         on_error: Called with a trajectory that cannot be used.
     """
     settings = settings or WorldModelSettings()
-    pending: deque[tuple[dict, Iterable[tuple[Transition, dict, bool]]]] = deque()  # read, and not answered yet
 
-    def requests() -> Iterator[list]:
+    def requests() -> Iterator[tuple[tuple[dict, Iterable[tuple[Transition, dict, bool]]], list[Score]]]:
         for t in trajectories:
             try:
                 transitions = _chosen_transitions(t, style, settings, count)
@@ -59,12 +60,9 @@ def world_model_data(
             except InputError as e:
                 on_error(t, e)
                 continue
-            pending.append((t, zip(transitions, examples, skipped)))
-            yield group
+            yield (t, zip(transitions, examples, skipped)), group
 
-    answers = model.answer(requests()) if model else ([] for _ in requests())
-    for scores in answers:
-        t, entries = pending.popleft()
+    for (t, entries), scores in answer_in_order(requests(), model):
         for (transition, record, skipped), score in zip(entries, scores or repeat(None)):
             if skipped:
                 continue
@@ -94,7 +92,8 @@ def _chosen_transitions(t: dict, style: PromptStyle, settings: WorldModelSetting
                 "$.steps",
             )
     style.shown_tools(tools_at(t, 0))
-    alternatives = (a for step in t["steps"] for a in alternatives_of(step, settings.pool, settings.first))
+    selection = (settings.pool, settings.first, action_form(t))
+    alternatives = (a for step in t["steps"] for a in alternatives_of(step, *selection))
     count("alternative[s] without an outcome", sum(not a.get("outcome") and not a.get("refused") for a in alternatives))
     most = None if settings.verdict else settings.max_repeats
     remaining = cap_repeats(transitions, most, seed_of(settings.seed, t["id"], "repeats"))
@@ -114,6 +113,7 @@ def _examples_of(
     """Yield the examples of transitions of a trajectory, which are in the order of its steps."""
     dialogue, label = Dialogue(style).start(t["instruction"]), style.label
     at = 0
+    imagined = imagined_by(t)
     weight = settings.unknown_weight if settings.predictable == "environment" else 1.0
     for transition in transitions:
         for step in t["steps"][at : transition.i]:
@@ -134,6 +134,7 @@ def _examples_of(
             spans=answer.spans,
             transition=transition_of(step["observation"], transition.outcome),
             target=target.kind,
+            imagined=imagined,
         )
 
 

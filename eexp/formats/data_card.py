@@ -18,6 +18,7 @@ from pathlib import Path
 from eexp.errors import InputError, UsageError
 from eexp.formats.features import Feature, yaml_lines
 from eexp.formats.settings import CardSettings
+from eexp.records.imagination import imagined_by
 from eexp.records.jsonl import STDIN, read
 from eexp.records.outcomes import OUTCOMES, marks_of
 from eexp.records.record import seed_of, succeeded
@@ -30,6 +31,10 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 _LARGEST = "10M<n<100M"
 _TAGS = ("agent", "early-experience", "eexp")
 _MOST_LINEAGES = 20  # that are listed
+_IMAGINED = (
+    "A world model wrote observations of these records, and nothing shows them to be true. Such trajectories and "
+    "episodes have no success: they count as none of those that succeeded."
+)
 
 Row = tuple[str, ...]  # what a line of a table is about
 
@@ -58,20 +63,26 @@ class Contents:
     panel: dict[Row, Counter[str]] = field(default_factory=dict)
     thoughts: Counter[Row] = field(default_factory=Counter)
     lineages: Counter[Row] = field(default_factory=Counter)
+    imagined: Counter[Row] = field(default_factory=Counter)
     _tasks: dict[tuple, set[int]] = field(default_factory=dict)  # hashes of the tasks that a row was counted for
 
     def add(self, record: dict) -> None:
         """Count one record."""
         self.lineages[tuple(without_mark(record).get("lineage") or ())] += 1
+        if (world_model := imagined_by(record)) is not None:
+            self.imagined[record["type"], world_model] += 1
         getattr(self, f"_add_{record['type']}")(record)
 
     def _add_trajectory(self, record: dict) -> None:
         counts = self._row(self.trajectories, record["env"], record["task"].get("split"))
         self._count_task(counts, record, "trajectory")
         counts.update(records=1, steps=len(record["steps"]), succeeded=succeeded(record.get("outcome")))
+        is_real = imagined_by(record) is None
         # What `eexp export-log --alternatives` wrote may have come back with outcomes, and nothing says which.
-        executed = "eexp" not in (record.get("source") or ()) and any(
-            entry.split(" ")[0] == "rollout" for entry in record.get("lineage") or ()
+        executed = (
+            is_real
+            and "eexp" not in (record.get("source") or ())
+            and any(entry.split(" ")[0] == "rollout" for entry in record.get("lineage") or ())
         )
         for step, marks in zip(record["steps"], marks_of(record), strict=True):
             if step.get("thought"):
@@ -229,6 +240,10 @@ def _text(files: list[DataFile], contents: Contents, title: str) -> Iterator[str
             yield from _table([*names, *columns.values()], counted)
             if table is contents.alternatives:
                 yield from ("", _verified(table))
+    if contents.imagined:
+        rows = [[_escaped(of_type), _code(by), f"{n:,}"] for (of_type, by), n in sorted(contents.imagined.items())]
+        yield from ("", "## Imagined", "", _IMAGINED, "")
+        yield from _table(["records of type", "world model", "number"], rows)
     yield from ("", "## Thoughts", "")
     if contents.thoughts:
         rows = [[_escaped(where), _code(author), f"{n:,}"] for (where, author), n in sorted(contents.thoughts.items())]

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from eexp.errors import InputError
 from eexp.formats.conversations import Conversation
-from eexp.records.record import canonical, seed_of, succeeded
+from eexp.records.equality import action_form
+from eexp.records.imagination import imagined_by
+from eexp.records.record import seed_of, succeeded
 
 #: The keys of an episode that a trajectory holds in another form; all others are kept as its `source`.
 _TAKEN_OVER = {"type", "env", "task", "instruction", "tools", "transcript", "final", "lineage"}
@@ -66,6 +68,7 @@ def trajectory_of(episode: dict, record_id: str, env: str | None = None) -> dict
             "score": conversation.score,
             "valid": last_turn.get("valid", True),
             "success": episode["success"],
+            **({} if (world_model := imagined_by(episode)) is None else {"imagined": world_model}),
         }
     return {
         "type": "trajectory",
@@ -75,7 +78,7 @@ def trajectory_of(episode: dict, record_id: str, env: str | None = None) -> dict
         "instruction": conversation.instruction,
         **({} if episode.get("tools") is None else {"tools": episode["tools"]}),
         "steps": [
-            step if turn.get("tools") is None else {**step, "tools": turn["tools"]}
+            step | {key: turn[key] for key in ("tools", "imagined") if turn.get(key) is not None}
             for step, turn in zip(conversation.steps, episode["transcript"])
         ],
         "outcome": outcome,
@@ -115,7 +118,7 @@ class Selection:
 
 def actions_key(trajectory: dict) -> int:
     """Return a number that is equal for trajectories of one task with the same actions; thoughts do not count."""
-    actions = [canonical(step["action"]) for step in trajectory["steps"]]
+    actions = map(action_form(trajectory), (step["action"] for step in trajectory["steps"]))
     return seed_of(trajectory["env"], trajectory["task"].get("id"), *actions)
 
 

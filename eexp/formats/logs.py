@@ -27,9 +27,9 @@ from eexp.formats import conversations
 from eexp.formats.base import ExportFormat
 from eexp.formats.conversations import Call, GraphBranch
 from eexp.formats.names import WHOLE
-from eexp.records.imagination import is_imagined
+from eexp.records.imagination import imagined_by, is_imagined
 from eexp.records.jsonl import Element, dumps, lines, loads
-from eexp.records.record import succeeded
+from eexp.records.record import is_judged, succeeded
 from eexp.records.types import Outcome, explain
 
 _OWN = "eexp"  # the key of fields that only records of eexp have
@@ -102,7 +102,8 @@ def log_of(record: dict, alternatives: bool = False) -> Log:
     about = {k: v for k, v in record.items() if k not in (key, "final", "instruction")}
     if record.get("outcome"):
         about["outcome"] = {k: v for k, v in record["outcome"].items() if k != "observation"}
-    success = None if end is None or is_imagined(record["env"]) else succeeded(end)
+    is_known = end is not None and imagined_by(record) is None and is_judged(end)
+    success = succeeded(end) if is_known else None
     return Log(
         record["id"], record.get("instruction") or "", log_turns, last, success, (end or {}).get("score"), model, about
     )
@@ -469,6 +470,8 @@ def recorded_end(record: dict) -> dict:
     except msgspec.ValidationError as e:
         error = explain(str(e))
         raise InputError(error.message, f"$.{_OWN}{error.where[1:]}") from None
+    if isinstance(env := own.get("env"), str) and is_imagined(env):  # the last observation of an episode has no mark
+        end = {**end, "imagined": end.get("imagined") or env}
     return end
 
 

@@ -11,6 +11,7 @@ from eexp.errors import EexpError, UsageError
 from eexp.records.jsonl import refuse_to_overwrite
 from eexp.records.runs import (
     base_of_adapter,
+    downloads_allowed,
     files_of,
     fingerprint_of_directory,
     is_adapter,
@@ -90,7 +91,8 @@ def _directory_of(name: str, named: bool = True) -> Path:
     if named:
         tell(f"no directory {path} here: asking the Hugging Face hub for it")
     try:
-        return Path(snapshot_download(path, allow_patterns=list(_FILES), local_files_only=not named))
+        with downloads_allowed(path if named else None):
+            return Path(snapshot_download(path, allow_patterns=list(_FILES), local_files_only=not named))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as e:
         reason = " ".join(str(e).split())[:200]
         raise EexpError(f"{path}: no such directory, and the hub gives no such model: {reason}") from None

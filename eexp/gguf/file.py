@@ -46,7 +46,7 @@ def read_header(path: str | Path) -> Header:
     except (struct.error, KeyError, ValueError, OverflowError) as error:  # mmap of an empty file is a ValueError
         raise EexpError(f"{path}: not a GGUF file, or a damaged one") from error
     except OSError as error:
-        raise EexpError(f"{path}: {error.strerror}") from error
+        raise EexpError(f"{path}: {reason_of(error)}") from error
 
 
 _GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -176,7 +176,7 @@ def _read_safetensors_header(file: Path) -> dict[str, _StoredTensor]:
     except (struct.error, ValueError, KeyError, AttributeError) as error:
         raise EexpError(f"{file}: not a safetensors file, or a damaged one") from error
     except OSError as error:
-        raise EexpError(f"{file}: {error.strerror}") from error
+        raise EexpError(f"{file}: {reason_of(error)}") from error
     return tensors
 
 
@@ -251,10 +251,18 @@ def read_json(path: Path, missing: dict | None = None) -> dict:
     except ValueError as error:
         raise EexpError(f"{path}: not JSON: {error}") from error
     except OSError as error:
-        raise EexpError(f"{path}: {error.strerror}") from error
+        raise EexpError(f"{path}: {reason_of(error)}") from error
     if not isinstance(value, dict):
         raise EexpError(f"{path}: expected a JSON object")
     return value
+
+
+def reason_of(error: OSError) -> str:
+    """Return the reason why a file cannot be read or written.
+
+    NumPy's `tofile` says how much of an array it has written, and not why it stopped.
+    """
+    return error.strerror or f"cannot be written whole; is the disk full? ({error})"
 
 
 @contextlib.contextmanager
@@ -266,7 +274,7 @@ def replacing(output: Path, keep: bool = True) -> Iterator[Path]:
         if keep:
             os.replace(temporary, output)
     except OSError as error:
-        raise EexpError(f"{output}: {error.strerror}") from error
+        raise EexpError(f"{output}: {reason_of(error)}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

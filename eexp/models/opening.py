@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from eexp.data import BUILT_IN
-from eexp.errors import EexpError, UsageError
+from eexp.errors import EexpError, UsageError, describe
 from eexp.models.backends.fleet_file import fleet_spec, is_fleet
 from eexp.models.base import Engine, Model, Request, Samples
 from eexp.models.registry import BACKENDS, FLEET, GGUF, HTTP, TRANSFORMERS, spec_list
-from eexp.records.runs import split_adapter
+from eexp.records.runs import refuse_missing, split_adapter
 from eexp.system.late import large_imports
 
 Answer = Callable[[Iterable[Sequence[Request]]], Iterator[list[Samples]]]
@@ -49,7 +49,7 @@ def _with_errors_in_one_line(answer: Answer, fingerprint: str) -> Answer:
         except (EexpError, MemoryError, OSError):
             raise
         except Exception as e:
-            raise EexpError(f"model {fingerprint}: {type(e).__name__}: {' '.join(str(e).split())}") from e
+            raise EexpError(f"model {fingerprint}: {describe(e)}") from e
 
     return guarded
 
@@ -98,6 +98,8 @@ def open_http(spec: str, engine: Engine) -> Model:
 
 def open_transformers(spec: str, engine: Engine) -> Model:
     """Open a model of transformers, with its adapter."""
+    base, _ = split_adapter(spec.removeprefix("hf:"))
+    refuse_missing(base)
     with large_imports():
         from eexp.models.backends.hf import HfModel
 

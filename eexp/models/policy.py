@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from eexp.errors import InputError, UsageError
 from eexp.models.base import Draw, Episodes, Model, Request, Sample, Samples, Sampling, Score
+from eexp.models.in_order import answer_in_order
 from eexp.prompts import Messages, ParsedAnswer, PromptStyle
 
 
@@ -110,18 +111,13 @@ class ModelPolicy(Policy):
         return self.model.counts
 
     def answer(self, groups: Iterable[Sequence[ActionRequest]]) -> Iterator[list[Proposals]]:
-        in_flight: deque[list[Request | InputError]] = deque()  # groups that are requested, and not answered yet
-
-        def requests() -> Iterator[list[Request]]:
-            for group in groups:
-                in_flight.append([self._possible(request) for request in group])
-                yield [request for request in in_flight[-1] if not isinstance(request, InputError)]
-
-        for answers in self.model.answer(requests()):
+        possible = ([self._possible(request) for request in group] for group in groups)
+        requests = ((group, [one for one in group if not isinstance(one, InputError)]) for group in possible)
+        for group, answers in answer_in_order(requests, self.model):
             answer = iter(answers)
             yield [
                 request if isinstance(request, InputError) else self.proposals(next(answer), request.tools)
-                for request in in_flight.popleft()
+                for request in group
             ]
 
     def _possible(self, request: ActionRequest) -> Request | InputError:

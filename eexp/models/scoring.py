@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from eexp.errors import InputError, UsageError
 from eexp.models.base import Model, Sample, Score
+from eexp.models.in_order import answer_in_order
 from eexp.prompts import Message
 from eexp.records.callbacks import OnError, Skip, skip_none, stop_at_error
 from eexp.records.outcomes import TRANSITIONS
@@ -45,9 +45,8 @@ def score(
     """
     if not model.exact:
         raise UsageError(f"{model.spec}: a server cannot score a given text; give a GGUF file or hf:DIR_OR_ID")
-    pending: deque[list[_Entry]] = deque()  # read, and not answered yet
 
-    def requests() -> Iterator[list[Score]]:
+    def requests() -> Iterator[tuple[list[_Entry], list[Score]]]:
         for group in _groups(examples):
             entries = [_Entry(example, skip(example["id"])) for example in group]
             if all(entry.skipped for entry in entries):
@@ -57,12 +56,11 @@ def score(
                     entry.request = score_request(entry.example, model)
                 except InputError as e:
                     entry.error = e
-            pending.append(entries)
-            yield [entry.request for entry in entries if entry.request]
+            yield entries, [entry.request for entry in entries if entry.request]
 
-    for answers in model.answer(requests()):
+    for entries, answers in answer_in_order(requests(), model):
         answer = iter(answers)
-        for entry in pending.popleft():
+        for entry in entries:
             scored = next(answer) if entry.request else entry.error
             if entry.skipped:
                 continue

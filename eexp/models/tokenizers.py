@@ -13,7 +13,7 @@ from eexp.errors import EexpError, UsageError
 from eexp.models.chat_tokens import AddedToken, Tokenizer
 from eexp.models.registry import MODEL_FREE
 from eexp.prompts import Messages
-from eexp.records.runs import downloads_allowed, resolve_base
+from eexp.records.runs import downloads_allowed, refuse_missing, resolve_base
 
 if TYPE_CHECKING:
     import tokenizers
@@ -30,14 +30,16 @@ def load_tokenizer(spec: str) -> PreTrainedTokenizerBase:
         UsageError: The model is a server or a GGUF file, whose tokens only their own programs know.
         EexpError: There is none, or it has no chat template.
     """
-    from transformers import AutoTokenizer
-
     base = spec.removeprefix("hf:").partition("+")[0]
     if base.endswith(".gguf") or "://" in base or base in MODEL_FREE:
         raise UsageError(f"{spec}: has no tokenizer of transformers; give tiny, or a model's directory or hub id")
+    refuse_missing(base)  # transformers takes seconds to load
+    from transformers import AutoTokenizer
+
+    source = resolve_base(base)
     try:
-        with downloads_allowed(not os.path.isdir(resolve_base(base))):
-            tokenizer = AutoTokenizer.from_pretrained(resolve_base(base), trust_remote_code=False)
+        with downloads_allowed(None if os.path.isdir(source) else source):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as e:
         raise EexpError(f"{spec}: no tokenizer: {str(e).splitlines()[0]}") from None
     if not tokenizer.chat_template:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
-from eexp.errors import EexpError
 from eexp.records.jsonl import refuse_to_overwrite, write_to_stdout
 from eexp.system.terminal import tell
+from eexp.system.whole_file import write_whole
 
 _STDOUT = "-"
 
@@ -31,10 +30,7 @@ def write_page(command: str, make: Callable[[], str], output: str, sources: Iter
     if output == _STDOUT:
         write_to_stdout(page)
         return
-    try:
-        Path(output).write_bytes(page)
-    except OSError as e:
-        raise EexpError(f"{output}: {e.strerror or e}") from None
+    write_whole(output, page)
     if not quiet:
         size = f"{len(page) / 1e6:.1f} MB" if len(page) >= 1e6 else f"{len(page) / 1e3:.0f} kB"
         tell(f"{command}: {output}, {size}")

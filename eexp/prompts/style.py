@@ -21,9 +21,9 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from eexp.errors import InputError, UsageError
+from eexp.errors import InputError, UsageError, short
 from eexp.prompts.tool_calls import PRIVATE, Message, action_of, answer_to, tool_call, unprivate
-from eexp.records.spans import named_span
+from eexp.records.spans import ACTION, ANSWERS, named_span, spans_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -255,6 +255,63 @@ class PromptStyle(Struct, frozen=True, forbid_unknown_fields=True):
         if not thought:
             return Answer(text, [named_span("action", 0, len(text))])
         return Answer(text, [named_span("thought", 0, len(head)), named_span("action", len(head), len(text))])
+
+    def completion(self, action: str, thought: str | None = None, number: int = 0) -> Answer:
+        """Return an action, after a thought if there is one, as the completion of an example.
+
+        Arguments are those of `answer`.
+
+        Raises:
+            InputError: Another action would be read back from the completion, or a part of this one.
+        """
+        answer = self.answer(action, thought, number)
+        self._check_read_back(answer, action)
+        return answer
+
+    def check_completion(self, example: Mapping[str, Any]) -> None:
+        """Check the action that an example of this style is to teach.
+
+        A completion that is not written as `answer` writes it is not checked.
+
+        Args:
+            example: An example, or an answer of a preference (`records.answers_of`).
+
+        Raises:
+            InputError: Another action would be read back from the completion, or a part of this one.
+        """
+        message = example["completion"][-1]
+        if message.get("tool_calls"):
+            return
+        text = message["content"]
+        for span in spans_of(example):
+            if span.name in (ACTION, *ANSWERS):
+                part = text[span.start : span.end].removeprefix(self.opening("never"))
+                if part.startswith(self.action.open) and part.endswith(self.action.close):
+                    action = part.removeprefix(self.action.open).removesuffix(self.action.close)
+                    self._check_read_back(Answer(text[: span.end], []), action)
+
+    def reads_back(self, action: str) -> bool:
+        """Return whether an action is read back from its completion as it is."""
+        try:
+            self.completion(action)
+        except InputError:
+            return False
+        return True
+
+    def _check_read_back(self, answer: Answer, action: str) -> None:
+        """Raise InputError where the action of an answer is not the one that `parse` finds in it."""
+        if answer.call is not None:
+            return
+        parsed = self.parse(answer.text).action
+        wanted = " ".join(action.split()) if self.action.calls else action.strip()
+        if parsed.strip() == wanted:
+            return
+        if not self.action.is_block and (lines := len(wanted.splitlines())) > 1:
+            raise InputError(
+                f"the action has {lines} lines, of which prompt style {self.name} reads back {short(parsed)} alone; "
+                f"prompt style code holds actions of several lines"
+            )
+        raise InputError(f"prompt style {self.name} reads the action {short(action)} back as {short(parsed)}")
 
     def shown_tools(self, tools: Sequence[dict] | None) -> Sequence[dict]:
         """Return the functions that prompts show: those that the environment offers, if actions are tool calls.

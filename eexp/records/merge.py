@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from eexp.errors import InputError
 from eexp.records.jsonl import loads, refuse_other_files
-from eexp.records.shards import Mark, Shard, ShardEnd, mark_in, parse_end, parse_mark, without_mark
+from eexp.records.shards import LinesDigest, Mark, Shard, ShardEnd, mark_in, parse_end, parse_mark, without_mark
 
 _GO_ON = "the same command with --resume goes on"
 
@@ -28,6 +28,7 @@ class _Part:
         shard: The shard.
         start, stop: Where its records are in the file, in bytes.
         lines: The number of its records.
+        digest: A digest of them.
         lineage: The stages that made them, from the one with --shard on.
         places: Of rejects, (position, offset) of each: a stage that reads ahead does not write them in order.
         end: The end of the shard, once it was read.
@@ -38,6 +39,7 @@ class _Part:
     start: int = 0
     stop: int = 0
     lines: int = 0
+    digest: LinesDigest = field(default_factory=LinesDigest)
     lineage: list[str] = field(default_factory=list)
     places: list[tuple[int, int]] = field(default_factory=list)
     end: ShardEnd | None = None
@@ -54,8 +56,8 @@ def merge(parts: Sequence[str]) -> Iterator[dict]:
         parts: The names of the files.
 
     Raises:
-        InputError: A part is missing, unfinished or there twice; or parts are not of the same commands, settings, seed,
-            number of shards and input. The message names the file.
+        InputError: A part is missing, unfinished, there twice or edited; a record is there twice; or parts are not of
+            the same commands, settings, seed, number of shards and input. The message names the file.
     """
     found = [part for file in parts for part in _parts_of(file)]
     _check(found)
@@ -69,11 +71,13 @@ def _parts_of(file: str) -> list[_Part]:
     """Return the parts in a file.
 
     Raises:
-        InputError: A line is no record of a shard, or is cut off; the shards are mixed up, or the order is.
+        InputError: A line is no record of a shard, or is cut off; the shards are mixed up, or the order is; or a
+            record is there twice.
     """
     parts: dict[Shard, _Part] = {}
     current: _Part | None = None
     position = 0
+    ids: set[str] = set()  # of the records that were made from the record at this position
     for number, offset, line, value in _lines(file):
         here = f"{file}:{number}"
         try:
@@ -92,7 +96,7 @@ def _parts_of(file: str) -> list[_Part]:
         if current is None or mark.shard != current.shard:
             if mark.shard in parts:
                 raise InputError(f"{here}: shard {mark.shard} again, after others: it is there twice, or mixed up")
-            current, position = _Part(file, mark.shard, start=offset, lineage=lineage), 0
+            current, position, ids = _Part(file, mark.shard, start=offset, lineage=lineage), 0, set()
             parts[mark.shard] = current
         elif current.end:
             raise InputError(f"{here}: shard {mark.shard} goes on after its end: it is there twice")
@@ -102,8 +106,15 @@ def _parts_of(file: str) -> list[_Part]:
             raise InputError(f"{here}: record {mark.position} of the input after {position}: not in the input's order")
         elif lineage != current.lineage:
             raise InputError(f"{here}: written by {_quoted(lineage)}, the line before it by {_quoted(current.lineage)}")
+        if mark.position > position:
+            ids.clear()
         position = mark.position
+        if not is_reject and isinstance(record_id := value.get("id"), str):
+            if record_id in ids:
+                raise InputError(f"{here}: {record_id} of record {position} of the input is there twice")
+            ids.add(record_id)
         current.lines += 1
+        current.digest.add(line, value)
         current.stop = offset + len(line)
     if not parts:
         raise InputError(f"{file}: empty, so its run has not ended: even a shard without records has a last line")
@@ -173,6 +184,11 @@ def _check(parts: list[_Part]) -> None:
         if part.lines != part.end.written:
             raise InputError(
                 f"{part.file}: shard {part.shard} has {part.lines:,} lines, and its run wrote {part.end.written:,}"
+            )
+        if part.end.digest and part.end.digest != str(part.digest):
+            raise InputError(
+                f"{part.file}: shard {part.shard} has changed since its run wrote it: its lines have the digest "
+                f"{part.digest}, and its last line says {part.end.digest}"
             )
     _check_alike(parts)
     if missing := [str(shard) for n in range(1, count + 1) if (shard := Shard(n, count)) not in by_shard]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
-from eexp.records.record import canonical, expert_outcome, succeeded
+from eexp.records.record import canonical, expert_outcome, is_judged, succeeded
 
 TRANSITIONS = ("invalid", "unchanged", "done", "changed")  # the kinds of transition, as `Example.transition` names them
 
@@ -41,9 +41,14 @@ def finishes(outcome: dict) -> bool:
     That is a success (`records.succeeded`); where neither `success` nor a score says anything, the end of the episode,
     unless a world model has imagined it.
     """
-    if outcome.get("success") is None and outcome.get("score") is None:
+    if not is_judged(outcome):
         return bool(outcome.get("done")) and not outcome.get("imagined")
     return succeeded(outcome)
+
+
+def success_of(outcome: dict) -> bool | None:
+    """Return whether an outcome completes the task (`finishes`); None where a world model has imagined it."""
+    return None if outcome.get("imagined") else finishes(outcome)
 
 
 def transition_of(observation_before: str, outcome: dict) -> str:
@@ -124,17 +129,18 @@ def takes_longer(trajectory: dict, i: int, alternative: dict) -> bool:
     return [alternative["outcome"], *then][-1].get("done", False) or 1 + len(then) >= expert
 
 
-def same_as_expert(step: dict, outcome: dict | None, alternative: dict) -> bool:
+def same_as_expert(step: dict, outcome: dict | None, alternative: dict, form: Callable[[str], str] = canonical) -> bool:
     """Return whether an alternative had the effect of the expert's action.
 
     Args:
         outcome: The outcome of the expert's action (`records.expert_outcome`); None where it is not known.
         alternative: One of the step's alternatives, executed or not.
+        form: The form in which equal actions of the trajectory are equal (`equality.action_form`).
 
     Returns:
         True if it is the expert's action in other words, or if it is valid and led to the expert's observation.
     """
-    if canonical(alternative["action"]) == canonical(step["action"]):
+    if form(alternative["action"]) == form(step["action"]):
         return True
     own_outcome = alternative.get("outcome")
     if not own_outcome or not outcome or own_outcome.get("valid") is False:
@@ -144,12 +150,14 @@ def same_as_expert(step: dict, outcome: dict | None, alternative: dict) -> bool:
 
 def outcome_kinds(trajectory: dict, i: int, alternative: dict) -> list[str]:
     """Return those of `SHARES` to which an executed alternative of step `i` belongs."""
+    from eexp.records.equality import action_form
+
     step, outcome = trajectory["steps"][i], alternative["outcome"]
     transition = transition_of(step["observation"], outcome)
     belongs_to = {
         "valid": transition != "invalid",
         "changing": transition in ("changed", "done"),
-        "as the expert": same_as_expert(step, expert_outcome(trajectory, i), alternative),
+        "as the expert": same_as_expert(step, expert_outcome(trajectory, i), alternative, action_form(trajectory)),
         "finishing": finishes(outcome),
     }
     return [name for name, belongs in belongs_to.items() if belongs]
@@ -157,14 +165,16 @@ def outcome_kinds(trajectory: dict, i: int, alternative: dict) -> list[str]:
 
 def marks_of(trajectory: dict) -> list[list[str]]:
     """Return what became of each alternative, by step: a key of OUTCOMES each."""
-    steps = trajectory["steps"]
+    from eexp.records.equality import action_form
+
+    steps, form = trajectory["steps"], action_form(trajectory)
     return [
-        [_mark(step, expert_outcome(trajectory, i), alternative) for alternative in step.get("alternatives") or []]
+        [_mark(step, expert_outcome(trajectory, i), one, form) for one in step.get("alternatives") or []]
         for i, step in enumerate(steps)
     ]
 
 
-def _mark(step: dict, expert: dict | None, alternative: dict) -> str:
+def _mark(step: dict, expert: dict | None, alternative: dict, form: Callable[[str], str]) -> str:
     outcome = alternative.get("outcome")
     if alternative.get("refused"):
         return "untrusted"
@@ -173,7 +183,7 @@ def _mark(step: dict, expert: dict | None, alternative: dict) -> str:
     if finishes(outcome):
         return "finished"
     transition = transition_of(step["observation"], outcome)
-    return "same" if transition == "changed" and same_as_expert(step, expert, alternative) else transition
+    return "same" if transition == "changed" and same_as_expert(step, expert, alternative, form) else transition
 
 
 def with_failures_counted(trajectories: Iterator[dict], count: Callable[[str, int], None]) -> Iterator[dict]:
@@ -183,8 +193,7 @@ def with_failures_counted(trajectories: Iterator[dict], count: Callable[[str, in
     """
     for trajectory in trajectories:
         outcome = trajectory.get("outcome") or {}
-        known = any(outcome.get(key) is not None for key in ("success", "score"))
-        count("trajector[y|ies] that did not succeed", int(known and not succeeded(outcome)))
+        count("trajector[y|ies] that did not succeed", int(is_judged(outcome) and not succeeded(outcome)))
         yield trajectory
 
 

@@ -6,6 +6,7 @@ describes and checks them. All probabilities are natural logarithms; scores run 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from eexp import __version__
@@ -36,7 +37,10 @@ def with_lineage(record: dict, entry: str) -> dict:
 
 
 def canonical(action: str) -> str:
-    """Return the form in which equal actions are equal: case, outer punctuation and runs of blanks do not count."""
+    """Return the form in which equal actions in prose are equal: without case, outer punctuation and runs of blanks.
+
+    Where a record is at hand, `equality.action_form` says whether its actions are prose.
+    """
     return " ".join(action.split()).strip(" .!\"'`").casefold()
 
 
@@ -67,6 +71,11 @@ def succeeded(outcome: dict | None) -> bool:
     return outcome.get("score") == 1.0 if success is None else success
 
 
+def is_judged(outcome: dict) -> bool:
+    """Return whether an outcome, or an episode, says anything of success: it has a judgement or a score."""
+    return any(outcome.get(key) is not None for key in ("success", "score"))
+
+
 def expert_outcome(trajectory: dict, i: int) -> dict | None:
     """Return the outcome of the expert's action at step `i`; None where it is not known.
 
@@ -92,19 +101,22 @@ def is_only_shown(step: dict) -> bool:
     return bool(step.get("mistake") or step.get("repeated"))
 
 
-def alternatives_of(step: dict, pool: str | None = None, first: int | None = None) -> list[dict]:
+def alternatives_of(
+    step: dict, pool: str | None = None, first: int | None = None, form: Callable[[str], str] = canonical
+) -> list[dict]:
     """Return the alternatives of a step, executed or not, in the order of the record.
 
     Args:
         pool: Only the alternatives of this pool; "" means those without a pool. None takes all pools, but each action
-            only once (by `canonical`): where two pools hold the same action, the first one that was executed is taken.
+            only once: where two pools hold the same action, the first one that was executed is taken.
         first: At most this many, counted within the selection, so that the first 3 are part of the first 5.
+        form: The form in which equal actions of the trajectory are equal (`equality.action_form`).
     """
     alternatives = step.get("alternatives") or []
     if pool is None:
         by_action: dict[str, dict] = {}
         for alternative in alternatives:
-            key = canonical(alternative["action"])
+            key = form(alternative["action"])
             if key not in by_action or (not by_action[key].get("outcome") and alternative.get("outcome")):
                 by_action[key] = alternative
         selected = list(by_action.values())
@@ -140,10 +152,12 @@ def example(
         name: As in `example_id`.
         kind: The kind of the example, such as "imitation".
         tools: The functions that the prompt shows; None leaves the field out.
-        more: Further fields, in place of those that do not apply.
+        more: Further fields, in place of those that do not apply. `imagined` is that of the trajectory (`imagined_by`)
+            where it is not given; None leaves it out.
     """
     from eexp.records.imagination import imagined_by
 
+    imagined = more.pop("imagined") if "imagined" in more else imagined_by(trajectory)
     return {
         "type": "example",
         "kind": kind,
@@ -156,7 +170,7 @@ def example(
         "prompt_style": prompt_style,
         **_NOT_APPLICABLE,
         **more,
-        **({} if (world_model := imagined_by(trajectory)) is None else {"imagined": world_model}),
+        **({} if imagined is None else {"imagined": imagined}),
         "lineage": trajectory.get("lineage", []),
     }
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Annotated, Optional
 
 import msgspec
@@ -222,20 +226,91 @@ def _is_cached(name: str) -> bool:
         return False
 
 
-@contextmanager
-def downloads_allowed(allowed: bool) -> Iterator[None]:
-    """Let nothing be downloaded from the Hugging Face hub within the context, unless `allowed`.
+#: Seconds in which the hub has to answer. Its own library would try for half a minute, for each of several files.
+_HUB_LIMIT = 3.0
 
-    The files of a model may name others. They are followed in the hub's cache at most.
+
+@contextmanager
+def downloads_allowed(model: str | None) -> Iterator[None]:
+    """Let nothing but `model` be downloaded from the Hugging Face hub within the context.
+
+    The files of a model may name others. They are followed in the hub's cache at most. Where the hub cannot be reached,
+    the model is taken from its cache as well.
+
+    Args:
+        model: The name of a model that the command line names; None where nothing may be downloaded.
+
+    Raises:
+        EexpError: It is not in the cache, and the hub cannot be reached or may not be asked.
     """
     from huggingface_hub import constants
 
+    reachable = model is not None and ask_hub(model)
     before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not allowed
+    constants.HF_HUB_OFFLINE = before or not reachable
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def ask_hub(model: str) -> bool:
+    """Return whether the Hugging Face hub can be asked for a model that is no directory.
+
+    Raises:
+        EexpError: It cannot, and its cache has nothing of the model.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        problem = "HF_HUB_OFFLINE forbids to ask the hub"
+    elif reason := _why_unreachable(constants.ENDPOINT, int(time.monotonic() // 60)):
+        problem = f"{constants.ENDPOINT} cannot be reached: {reason} (with HF_HUB_OFFLINE=1 it is not asked)"
+    else:
+        return True
+    if not any(Path(constants.HF_HUB_CACHE, f"models--{model.replace('/', '--')}", "snapshots").glob("*/*")):
+        raise EexpError(f"{model}: no such directory, and no such model in the Hugging Face cache; {problem}")
+    return False
+
+
+def refuse_missing(base: str) -> None:
+    """Raise EexpError for a base model that is no directory and that the hub cannot be asked for.
+
+    This takes no imports of large libraries. Files and addresses are left to what opens them.
+    """
+    source = resolve_base(base)
+    if os.path.exists(source) or source.endswith(".gguf") or "://" in source:
+        return
+    refuse_path(source)
+    ask_hub(source)
+
+
+def refuse_path(source: str) -> None:
+    """Raise EexpError for a model that is no directory, if its name is a path rather than one of the hub."""
+    if (source.startswith((".", "/")) or source.count("/") > 1) and not os.path.isdir(source):
+        raise EexpError(f"model directory not found: {source}")
+
+
+@lru_cache(maxsize=1)
+def _why_unreachable(address: str, minute: int) -> str:
+    """Return why the hub at an address does not answer, asked once a minute; "" where it does."""
+    from huggingface_hub import get_session
+
+    reasons: SimpleQueue[str] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            get_session().head(address, timeout=_HUB_LIMIT)
+            reasons.put("")
+        except Exception as e:  # of the library below it, which differs between versions
+            reasons.put(" ".join(str(e).split())[:200] or type(e).__name__)
+
+    # In a thread, because looking up an address has no limit of its own.
+    threading.Thread(target=ask, name="eexp hub", daemon=True).start()
+    try:
+        return reasons.get(timeout=_HUB_LIMIT)
+    except Empty:
+        return f"no answer within {_HUB_LIMIT:g} s"
 
 
 def _read_json(path: Path) -> dict:

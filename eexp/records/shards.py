@@ -2,9 +2,10 @@
 
 `--shard 3/7` takes the records whose hash falls into the third of seven classes. Each record that it takes gets a mark,
 one line of lineage with its place in the input, which every later stage of a pipe passes on. After the last record
-comes the end of the shard, a line of type `shard` with the number of records and the hash of the whole input. It is
-written only by a run that has finished, and passed on only by stages that have. So the lines of an output alone say
-whether it is whole, wherever they were piped, copied or concatenated to; eexp/records/merge.py reads them.
+comes the end of the shard, a line of type `shard` with the number of records, a digest of them, and the hash of the
+whole input. It is written only by a run that has finished, and passed on only by stages that have. So the lines of an
+output alone say whether it is whole, wherever they were piped, copied or concatenated to; eexp/records/merge.py reads
+them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Optional
 
 import msgspec
 
@@ -217,6 +218,7 @@ class ShardEnd(msgspec.Struct, kw_only=True):
         id: The shard, such as "3/7".
         of: Whether it ends records, or the rejects of a stage.
         written: The number of lines before it that are of this shard.
+        digest: Their `LinesDigest`; None in parts that earlier versions of eexp wrote.
         records: The number of records of the input that the shard has.
         input: The whole input.
         lineage: The stages that the records went through, from the one with --shard on.
@@ -229,22 +231,54 @@ class ShardEnd(msgspec.Struct, kw_only=True):
     records: int
     input: _Input
     lineage: list[str]
+    digest: Optional[Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]] = None
 
     @property
     def shard(self) -> Shard:
         return parse_shard(self.id, {})
 
-    def after(self, entry: str, written: int) -> ShardEnd:
-        """Return the end that a later stage writes: with its line of lineage, and the number that it has written."""
-        return msgspec.structs.replace(self, written=written, lineage=[*self.lineage, entry])
+    def after(self, entry: str, written: int, digest: str | None = None) -> ShardEnd:
+        """Return the end that a later stage writes: with its line of lineage, and the lines that it has written.
 
-    def of_rejects(self, written: int) -> ShardEnd:
-        """Return the end of the rejects of the stage that writes this one."""
-        return msgspec.structs.replace(self, of="rejects", written=written)
+        Args:
+            entry: The stage's line of lineage.
+            written: The number of lines.
+            digest: Their `LinesDigest`.
+        """
+        return msgspec.structs.replace(self, written=written, lineage=[*self.lineage, entry], digest=digest)
+
+    def of_rejects(self, written: int, digest: str | None = None) -> ShardEnd:
+        """Return the end of the rejects of the stage that writes this one, with arguments as in `after`."""
+        return msgspec.structs.replace(self, of="rejects", written=written, digest=digest)
 
     def line(self) -> bytes:
         """Return it as a line of JSON."""
-        return dumps(msgspec.to_builtins(self))
+        fields = msgspec.to_builtins(self)
+        digest = fields.pop("digest")
+        return dumps(fields if digest is None else {**fields, "digest": digest})
+
+
+class LinesDigest:
+    """A digest of lines in their order: BLAKE2b of 8 bytes, as hex digits.
+
+    Lines count in the form in which eexp writes them, so a part that another program has written again, with other
+    blanks between the same values, has the same digest.
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=8)
+
+    def add(self, line: bytes, value: Any = None) -> None:
+        """Add a line.
+
+        Args:
+            line: The line, newline included.
+            value: What it holds, where another program may have written it; None for a line that `dumps` returned.
+        """
+        self._hash.update(line if value is None else dumps(value))
+
+    def __str__(self) -> str:
+        return self._hash.hexdigest()
 
 
 def parse_end(record: Any) -> ShardEnd | None:

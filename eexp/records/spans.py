@@ -18,6 +18,7 @@ from typing import NamedTuple
 from eexp.errors import InputError
 
 THOUGHT, ACTION, OBSERVATION = "thought", "action", "observation"
+ANSWERS = ("chosen", "rejected")  # the only span of each answer of a preference
 
 #: The place for thinking that some chat templates write before an answer.
 _EMPTY_THINKING = re.compile(r"\s*(<think>\s*)?</think>")

@@ -25,6 +25,7 @@ def _note(text: str) -> Meta:
 # Optional[...] rather than `| None`: msgspec evaluates these annotations, and Python 3.10 is supported.
 
 _Lineage = Annotated[list[str], _note("the stages that made the record, with version and settings, oldest first")]
+_Actions = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Range = Annotated[list[int], Meta(min_length=2, max_length=2)]
 _Unknown = Annotated[
     Optional[list[_Range]],
@@ -141,6 +142,10 @@ class Trajectory(Struct, kw_only=True):
     steps: list[Step]
     tools: Annotated[Optional[list[Tool]], _note("the functions that the environment offers at the beginning")] = None
     outcome: Annotated[Optional[Outcome], _note("the outcome of the last action")] = None
+    action_equality: Annotated[
+        Optional[Literal["words", "exact"]],
+        _note("when two actions are the same; absent where `env` or `tools` tell it"),
+    ] = None
     origin: Annotated[Optional[str], _note("id of the trajectory of which this is a variant; see eexp recover")] = None
     lineage: _Lineage = []
 
@@ -229,7 +234,7 @@ class Example(Struct, kw_only=True):
     prompt_style: _PromptStyle = None
     imagined: Annotated[
         Optional[str],
-        _note("fingerprint of the world model in which its trajectory was recorded; absent in a real environment"),
+        _note("fingerprint of the world model that wrote observations of its trajectory or its prompt; else absent"),
     ] = None
     lineage: _Lineage = []
 
@@ -292,8 +297,8 @@ class Episode(Struct, kw_only=True):
     seed: Annotated[int, _note("number of the trial of the task, from 0")] = 0
     success: Annotated[Optional[bool], _note("null in an imagined environment, where nothing can tell")]
     score: Annotated[Optional[float], _note("0 to 1, at the end")] = None
-    steps: Annotated[int, _note("number of actions taken")]
-    invalid: Annotated[int, _note("number of actions that the environment refused")] = 0
+    steps: Annotated[_Actions, _note("number of actions taken")]
+    invalid: Annotated[_Actions, _note("number of actions that the environment refused")] = 0
     thoughts: Annotated[int, _note("number of turns with a thought")] = 0
     cut_off: Annotated[int, _note("number of turns whose text ended before its action was whole")] = 0
     outgrown: Annotated[bool, _note("whether it ended because the prompt outgrew the model's context")] = False
@@ -301,6 +306,9 @@ class Episode(Struct, kw_only=True):
     tools: Annotated[Optional[list[Tool]], _note("the functions that the environment offered at the beginning")] = None
     recalled: Annotated[
         Optional[list[str]], _note("ids of past episodes that were shown before (`eexp eval --recall FILE`)")
+    ] = None
+    recalled_imagined: Annotated[
+        Optional[list[str]], _note("those of `recalled` that are of an imagined environment; absent where none is")
     ] = None
     transcript: list[Turn] = []
     final: Annotated[Optional[str], _note("the last observation")] = None

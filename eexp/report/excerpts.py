@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from eexp.evidence.panels import Key, key_of
+from eexp.envs.task_names import Key, key_of
 from eexp.records.jsonl import dumps
 from eexp.records.record import canonical, seed_of
 from eexp.report.study import Arm

@@ -359,9 +359,10 @@ def _training(arms: Sequence[Arm]) -> dict:
 
 
 def _kinds_of_examples(run_files: Sequence[dict]) -> str:
-    """Return the kinds of examples that an arm was trained on, by its first run."""
+    """Return the kinds of examples that an arm was trained on, by its first run, and whether any are imagined."""
     kinds = _at(run_files[0], ("data", "kinds"))
-    return ", ".join(f"{str(kind).replace('_', ' ')}" for kind in sorted(kinds)) if isinstance(kinds, dict) else ""
+    words = [str(kind).replace("_", " ") for kind in sorted(kinds)] if isinstance(kinds, dict) else []
+    return ", ".join([*words, *["some or all imagined"] * any(_at(run, ("data", "imagined")) for run in run_files)])
 
 
 def _at(run_file: Any, keys: Sequence[str]) -> Any:

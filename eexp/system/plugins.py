@@ -1,8 +1,8 @@
 """Tables of what names stand for: what comes with eexp, and what other packages register as entry points.
 
-Environments, models, formats, rationales, judges, commands and executors each have one `Registry`. An entry is a
-string, `package.module:attribute`, and is imported when it is loaded, never before. The built-in entries come first: a
-name of eexp is found without a look at other packages, and no package can take it.
+Environments, models, formats, rationales, guards, judges, objectives, commands and executors each have one `Registry`.
+An entry is a string, `package.module:attribute`, and is imported when it is loaded, never before. The built-in
+entries come first: a name of eexp is found without a look at other packages, and no package can take it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from eexp.errors import EexpError, UsageError, unexpected_error
+from eexp.errors import EexpError, UsageError, describe, unexpected_error
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
 
 T = TypeVar("T")
 
@@ -152,7 +155,7 @@ class Registry:
         except (ImportError, AttributeError) as e:
             raise EexpError(f"{what} cannot be loaded: {' '.join(str(e).split())}") from e
         except (Exception, SystemExit) as e:  # a mistake in another package
-            raise EexpError(f"{what} cannot be loaded: {type(e).__name__}: {' '.join(str(e).split())}") from e
+            raise EexpError(f"{what} cannot be loaded: {describe(e)}") from e
 
 
 def _with_errors_in_one_line(function: Callable[..., T], where: str) -> Callable[..., T]:
@@ -174,20 +177,21 @@ def _entry_points(path: tuple[str, ...]) -> Mapping[str, tuple[Entry, ...]]:
     Args:
         path: sys.path, on which the packages are looked for; of two with the same name, the first counts.
     """
+    from email import message_from_string
     from importlib.metadata import distributions
 
     groups: dict[str, list[Entry]] = {}
     packages: set[str] = set()
     for distribution in distributions():
-        text = distribution.read_text("entry_points.txt") or ""
+        text = _text(distribution, "entry_points.txt")
         if "[eexp." not in text:
             continue
-        package = distribution.metadata["Name"] or "a package without a name"
+        metadata = message_from_string(_text(distribution, "METADATA") or _text(distribution, "PKG-INFO"))
+        package = metadata["Name"] or "a package without a name"
         if package in packages:
             continue
         packages.add(package)
-        about = {"summary": distribution.metadata["Summary"] or "", "package": package}
-        about["version"] = distribution.metadata["Version"] or ""
+        about = {"summary": metadata["Summary"] or "", "package": package, "version": metadata["Version"] or ""}
         group = ""
         for line in map(str.strip, text.splitlines()):
             if line.startswith("["):
@@ -200,6 +204,14 @@ def _entry_points(path: tuple[str, ...]) -> Mapping[str, tuple[Entry, ...]]:
                     problem = f"a name may have letters, digits, '.', '-' and '_', not {name!r}"
                 groups.setdefault(group, []).append(Entry(name, target, problem=problem, **about))
     return {group: tuple(sorted(found, key=lambda e: (e.name, e.package))) for group, found in groups.items()}
+
+
+def _text(distribution: Distribution, name: str) -> str:
+    """Return a file of a package's metadata, "" where there is none; U+FFFD stands for bytes that are not UTF-8."""
+    try:
+        return distribution.read_text(name) or ""
+    except UnicodeDecodeError as e:
+        return e.object.decode("utf-8", "replace")
 
 
 def _a(noun: str) -> str:

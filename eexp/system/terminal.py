@@ -199,7 +199,7 @@ def _cut(line: str) -> str:
     return line if more <= 0 else f"{line[:LONGEST_LINE]}... ({more:,} more characters)"
 
 
-def format_bytes(size: int) -> str:
+def format_bytes(size: float) -> str:
     """Return a number of bytes for a person, such as "1.5 GB" or "20 MB"."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from inspect import signature
@@ -38,7 +38,6 @@ TREE = "eexp_tree"
 BLOCK = 256  # queries that look at keys together
 LINE = 128  # tokens of a line that is a sequence of its own, about what a kernel of FlashAttention computes together
 LINE_KEYS = 65536  # most keys that are copied for a call of it, beyond those of one line
-REGATHER = True  # False under activation checkpointing, which keeps nothing, and whose own hooks must see all
 
 #: (first query, one past the last, keys [K], mask [queries, K]): what a block of queries sees.
 Block = tuple[int, int, torch.Tensor, torch.Tensor]
@@ -70,6 +69,9 @@ class AttentionPlan:
     blocks: list[Block]  # all other queries
     #: [T] where the output of each token is among those of `lines` and `blocks`; None if in order.
     places: torch.Tensor | None
+    #: Whether autograd gathers keys and values again. Not with activation checkpointing, which keeps nothing, and whose
+    #: own hooks must see all.
+    regather: bool
 
 
 @dataclass(eq=False)
@@ -83,9 +85,11 @@ class LayerMask:
 class TreeInput:
     """A tree of T tokens as its model's layers need it; each part is computed when the first layer asks for it."""
 
-    def __init__(self, tree: Tree, device: torch.device | str = "cpu", block: int | None = None) -> None:
-        """Take a tree, and the number of queries of a block; BLOCK by default."""
-        self._tree, self._device, self._block = tree, device, block or BLOCK
+    def __init__(
+        self, tree: Tree, device: torch.device | str = "cpu", block: int | None = None, checkpointing: bool = False
+    ) -> None:
+        """Take a tree, the number of queries of a block, BLOCK by default, and whether activations are checkpointed."""
+        self._tree, self._device, self._block, self._regather = tree, device, block or BLOCK, not checkpointing
         self._plans: dict[tuple[LayerMask, bool], AttentionPlan] = {}
 
     def __len__(self) -> int:
@@ -115,14 +119,14 @@ class TreeInput:
         longest = max(self._tree.positions) + 1
         window = self._window(layer_mask, longest) if lines else None
         if window is None:
-            return AttentionPlan([], list(self._blocks(layer_mask, 0, len(self))), None)
+            return AttentionPlan([], list(self._blocks(layer_mask, 0, len(self))), None, self._regather)
         batches = list(self._line_batches(lines, window, longest))
         blocks: list[Block] = []
         for start, end in zip([0, *(end for _, end in lines)], [*(start for start, _ in lines), len(self)]):
             blocks += self._blocks(layer_mask, start, end)
         index = torch.arange(len(self), device=self._device)
         order = [*(batch.queries for batch in batches), *(index[start:end] for start, end, _, _ in blocks)]
-        return AttentionPlan(batches, blocks, torch.cat(order).argsort())
+        return AttentionPlan(batches, blocks, torch.cat(order).argsort(), self._regather)
 
     def _blocks(self, layer_mask: LayerMask, first: int, stop: int) -> Iterator[Block]:
         """Yield the blocks of the queries first <= i < stop."""
@@ -253,9 +257,10 @@ def _attend_plan(
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """Compute the attention of a plan, with the arguments of `_attend`; returns [1, T, heads, D]."""
-    parts = [_attend_lines(query, key, value, lines, scaling) for lines in plan.lines]
+    parts = [_attend_lines(query, key, value, lines, scaling, plan.regather) for lines in plan.lines]
     for start, end, keys, mask in plan.blocks:
-        parts.append(_attend_block(query[:, :, start:end], key, value, keys, mask, scaling, softcap, sinks))
+        queries = query[:, :, start:end]
+        parts.append(_attend_block(queries, key, value, keys, mask, scaling, softcap, sinks, plan.regather))
     out = torch.cat(parts, 2).transpose(1, 2)
     return out.contiguous() if plan.places is None else out.index_select(1, plan.places)
 
@@ -324,7 +329,12 @@ def lines_are_exact(device: torch.device, dtype: torch.dtype, size: int) -> bool
 
 
 def _attend_lines(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lines: LineBatch, scaling: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lines: LineBatch,
+    scaling: float | None,
+    regather: bool,
 ) -> torch.Tensor:
     """Compute the attention of a batch of lines, with tensors as in `_attend`; returns [1, heads, Q, D]."""
     attend = varlen_attention()
@@ -335,7 +345,7 @@ def _attend_lines(
         return source[0].transpose(0, 1).index_select(0, lines.keys).to(dtype)
 
     k, v = gather(key), gather(value)
-    with regathered([(k, key), (v, value)], gather):
+    with regathered([(k, key), (v, value)], gather) if regather else nullcontext():
         out = attend(
             query[0].transpose(0, 1).index_select(0, lines.queries).to(dtype),
             k,
@@ -351,10 +361,11 @@ def _attend_lines(
     return out.transpose(0, 1)[None].to(value.dtype)
 
 
+@contextmanager
 def regathered(
     copies: list[tuple[torch.Tensor, torch.Tensor]], gather: Callable[[torch.Tensor], torch.Tensor]
-) -> AbstractContextManager:
-    """Return a context in which autograd keeps the sources of copies rather than the copies, and gathers them again.
+) -> Iterator[None]:
+    """Let autograd keep the sources of copies rather than the copies, and gather them again.
 
     Without it, every part of a tree would keep its own copy of the path above it for the backward pass.
 
@@ -362,8 +373,6 @@ def regathered(
         copies: (copy, source) of tensors that are computed with in the context.
         gather: Makes the copy of a source.
     """
-    if not REGATHER:
-        return nullcontext()
 
     def pack(tensor: torch.Tensor) -> Any:
         for copy, source in copies:
@@ -374,13 +383,9 @@ def regathered(
     def unpack(packed: Any) -> torch.Tensor:
         return gather(packed[0]) if isinstance(packed, tuple) else packed
 
-    @contextmanager
-    def context() -> Iterator[None]:
-        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            yield
-        copies.clear()  # autograd holds on to `pack`
-
-    return context()
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+    copies.clear()  # autograd holds on to `pack`
 
 
 def _attend_block(
@@ -392,6 +397,7 @@ def _attend_block(
     scaling: float | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
+    regather: bool,
 ) -> torch.Tensor:
     """Compute the attention of one block.
 
@@ -402,6 +408,7 @@ def _attend_block(
         mask: [Q, K] which of these each query sees.
         scaling, softcap: As in `_attend`.
         sinks: [heads], as `s_aux` there.
+        regather: As in `AttentionPlan`.
 
     Returns:
         [1, heads, Q, D].
@@ -427,7 +434,7 @@ def _attend_block(
         weights = scores.softmax(-1, dtype=torch.float32)[..., : len(keys)]
         return weights.to(v.dtype) @ v
 
-    with regathered([(k, key), (v, value)], gather):
+    with regathered([(k, key), (v, value)], gather) if regather else nullcontext():
         return torch.nn.functional.scaled_dot_product_attention(
             query, k, v, attn_mask=mask, scale=scaling, enable_gqa=group > repeated
         )

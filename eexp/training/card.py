@@ -14,7 +14,7 @@ def model_card(run: dict) -> str:
     table = {
         "base": f"{run['base']} ({run['base_fingerprint'] or 'no local weights to fingerprint'})",
         "prompt style": run["prompt_style"],
-        "examples": f"{data['examples']:,} ({kinds})",
+        "examples": f"{data['examples']:,} ({kinds}){_imagined(data)}",
         "tokens": f"{data['tokens']:,}, {data['target_tokens']:,} of them targets",
         "updates": f"{run['updates']:,}, with {trained['target_tokens']:,} target tokens",
         "computed tokens": f"{trained['computed_tokens']:,} for {trained['tokens']:,}, "
@@ -48,6 +48,12 @@ def model_card(run: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _imagined(data: dict) -> str:
+    """Return how many of the examples are imagined, as the rest of a sentence; nothing where none is."""
+    number = data.get("imagined")
+    return f", {number:,} of them imagined (a world model wrote their observations)" if number else ""
+
+
 def _batch(settings: dict) -> str:
     """Return what an update is made of, in words."""
     if settings["budget_like"]:
@@ -67,5 +73,5 @@ def _validation(run: dict) -> dict[str, str]:
     if losses is None:
         return {}
     spans = ", ".join(f"{name} {span['loss']:.4f}" for name, span in losses["spans"].items())
-    examples = f"{run['validation']['examples']:,} examples"
+    examples = f"{run['validation']['examples']:,} examples{_imagined(run['validation'])}"
     return {"validation loss": f"{losses['loss']:.4f} ({spans}) after update {run['kept_step']:,}, on {examples}"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from eexp.errors import EexpError
 
+SUMS_FILE = "SHA256SUMS"  # the last file of a checkpoint (resume.py)
 #: Beginnings of torch's and safetensors' messages about a file that could not be written; neither raises OSError.
 _WRITE_ERROR = re.compile(
     r"I/?O ?error|PytorchStreamWriter failed|\[enforce fail at inline_container|.*(No space left|File too large)"
@@ -58,6 +59,6 @@ def write_errors(directory: Path) -> Iterator[None]:
 
 def _way_on(directory: Path) -> str:
     """Return the end of a message: how to go on from a checkpoint, if there is one."""
-    if not any((directory / "checkpoints").glob("checkpoint-*/trainer_state.json")):
+    if not any((directory / "checkpoints").glob(f"checkpoint-*/{SUMS_FILE}")):
         return ""
     return "; with room on the disk, the same command with --resume goes on from the last whole checkpoint"

@@ -19,6 +19,7 @@ from typing import cast
 
 import orjson
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch.optim import Optimizer
 from transformers import Trainer
 
@@ -37,7 +38,13 @@ from eexp.training.optimizer import OPTIMIZER_FILE, save_state
 from eexp.training.plan import plan_job
 from eexp.training.preview import describe
 from eexp.training.references import target_logprobs
-from eexp.training.resume import check_finished_run, check_same_examples, last_checkpoint, prepare_checkpoints
+from eexp.training.resume import (
+    METRICS_FILE,
+    check_finished_run,
+    check_same_examples,
+    choose_checkpoint,
+    prepare_checkpoints,
+)
 from eexp.training.settings import Settings
 from eexp.training.trainer import make_trainer, training_arguments
 
@@ -78,7 +85,7 @@ def finetune(
         if (directory / RUN_FILE).is_file():
             if not resume:
                 refuse_finished(directory)
-            check_finished_run(directory, settings, source, validation)
+            check_finished_run(directory, settings, source, validation, style)
             shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # left by a kill while they were removed
             note(f"{directory} is finished already")
             return read_run(directory)
@@ -89,6 +96,7 @@ def finetune(
         warnings = (
             memory.shortage_warning(memory.estimate_job(job), settings.tokens_per_batch),
             job.budget_warning(),
+            job.imagined_warning(),
             experts_warning(job.model),
         )
         for warning in filter(None, warnings):
@@ -110,7 +118,7 @@ def preview(
     """
     job = plan_job(ExampleSource(examples, on_error), settings, validation, style)
     description = describe(job.tokenizer, job.rows, job.run, memory.estimate_job(job))
-    return "\n".join(filter(None, (job.budget_warning(), description)))
+    return "\n".join(filter(None, (job.budget_warning(), job.imagined_warning(), description)))
 
 
 def _train(
@@ -120,14 +128,15 @@ def _train(
     checkpoints = directory / "checkpoints"
     arguments = training_arguments(job, checkpoints)
     check_same_examples(job.run)
+    checkpoint = None
     with write_errors(directory):
         if arguments.process_index == 0:
             if own.create() and (directory / RUN_FILE).is_file():
                 raise UsageError(f"{directory} holds a run that has finished meanwhile; give another -o")
             prepare_checkpoints(checkpoints, job.run, resume, directory)
-            last_checkpoint(checkpoints)  # removes half-written ones before another process looks
-        _wait_for_all()
-        trainer = make_trainer(job, arguments, directory / "metrics.jsonl", progress)
+            checkpoint = choose_checkpoint(checkpoints, note)
+        (checkpoint,) = broadcast_object_list([checkpoint])  # the first process looks, for all
+        trainer = make_trainer(job, arguments, directory / METRICS_FILE, progress)
         init = job.settings.init
         if job.settings.keep_optimizer and init and not (Path(init) / OPTIMIZER_FILE).is_file():
             note(f"{init} has no {OPTIMIZER_FILE}: the optimiser begins anew")
@@ -135,9 +144,6 @@ def _train(
             target_logprobs, job, device=arguments.device, rank=arguments.process_index, processes=arguments.world_size
         )
         job.objective.prepare(job.rows, logprobs_of)  # before the weights of a checkpoint are loaded
-        checkpoint = last_checkpoint(checkpoints) if resume else None
-        if checkpoint:
-            note(f"going on from {checkpoint}")
         with memory.freed_memory(kept=memory.has_plenty(memory.estimate_job(job))):
             trainer.train(resume_from_checkpoint=checkpoint)
         _wait_for_all()
@@ -155,7 +161,7 @@ def _wait_for_all() -> None:
 
 def _add_results(job: Job, directory: Path) -> None:
     """Add the final losses, and the update whose weights are kept, to the contents of eexp.json."""
-    lines = (directory / "metrics.jsonl").read_bytes().splitlines()
+    lines = (directory / METRICS_FILE).read_bytes().splitlines()
     best = best_validation(lines)
     kept_step = best[1] if best and job.settings.keep == "best" else len(job.updates)
     job.run |= {
@@ -180,7 +186,7 @@ def _save(trainer: Trainer, job: Job, directory: Path) -> None:
     (directory / "training_args.bin").unlink(missing_ok=True)  # eexp.json has the same settings, readable
     unify_modes(directory)
     job.tokenizer.save_pretrained(directory)
-    (directory / "README.md").write_text(model_card(job.run), encoding="utf-8")
+    replace_file(directory / "README.md", model_card(job.run).encode())
     replace_file(directory / RUN_FILE, orjson.dumps(job.run, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 

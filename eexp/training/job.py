@@ -58,6 +58,14 @@ class Job:
             f"updates have one example each at least; a --budget-like with more examples an update can be kept"
         )
 
+    def imagined_warning(self) -> str | None:
+        """Return a warning if some of the examples to train on are of imagined environments."""
+        data = self.run["data"]
+        if not data.get("imagined"):
+            return None
+        number, total = data["imagined"], data["examples"]
+        return f"{number:,} of {total:,} examples are imagined (a world model wrote their observations)"
+
     def validation_steps(self) -> set[int]:
         """Return the updates after which the validation losses are computed; 0 is the start."""
         if not self.validation_rows:

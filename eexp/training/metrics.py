@@ -53,14 +53,6 @@ def last_updates(metrics: Path, n: int) -> list[dict]:
     return rows[-n:]
 
 
-def step_of(line: bytes) -> float:
-    """Return the update that a line belongs to; infinity for a line that was cut while it was written."""
-    try:
-        return orjson.loads(line)["step"]
-    except (orjson.JSONDecodeError, KeyError):
-        return math.inf
-
-
 def mean_loss(lines: Iterable[bytes]) -> float:
     """Return the mean loss over all updates; Trainer's own mean leaves out those before a run was resumed."""
     losses = [row["loss"] for row in map(orjson.loads, lines) if "loss" in row]

@@ -7,7 +7,8 @@ computed only where a target follows, so a part takes at most budget * vocabular
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -59,8 +60,8 @@ def accepts_keep(model: torch.nn.Module) -> bool:
     return "logits_to_keep" in signature(hf.base_model(wrapped).forward).parameters
 
 
-def _tree_part(rows: Sequence[Row], device: torch.device | str) -> Part:
-    """Return the tensors of a pass in which the rows are one tree."""
+def _tree_part(rows: Sequence[Row], device: torch.device | str, checkpointing: bool = False) -> Part:
+    """Return the tensors of a pass in which the rows are one tree; `checkpointing` is that of `open_packing`."""
     tree = trie.build_tree(rows)
     keep = sorted({before for before, _, _ in tree.targets})
     column = {before: k for k, before in enumerate(keep)}
@@ -68,7 +69,7 @@ def _tree_part(rows: Sequence[Row], device: torch.device | str) -> Part:
         "input_ids": torch.tensor([tree.tokens], device=device),
         "position_ids": torch.tensor([tree.positions], device=device),
         "attention_mask": torch.ones(1, len(tree.tokens), dtype=torch.long, device=device),  # positions start no texts
-        "tree": attention.TreeInput(tree, device),
+        "tree": attention.TreeInput(tree, device, checkpointing=checkpointing),
     }
     targets = [(column[before], token, weight) for before, token, weight in tree.targets]
     return _part(inputs, keep, targets, tree.row_targets, device)
@@ -132,3 +133,15 @@ def _padded_size(rows: Sequence[Row]) -> int:
 
 
 PACKINGS = {"tree": Packing(trie.cut, trie.size, _tree_part), "none": Packing(_cut_padded, _padded_size, _padded_part)}
+
+
+def open_packing(name: str, checkpointing: bool) -> Packing:
+    """Return a packing by its name in PACKINGS.
+
+    Args:
+        checkpointing: Whether activations are computed again in the backward pass rather than kept.
+    """
+    packing = PACKINGS[name]
+    if name == "tree" and checkpointing:
+        return replace(packing, part=partial(_tree_part, checkpointing=True))
+    return packing

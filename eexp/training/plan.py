@@ -6,7 +6,6 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -28,7 +27,7 @@ from eexp.training.example_style import style_of_examples
 from eexp.training.job import ExampleSource, Job
 from eexp.training.model import check_packages, open_model
 from eexp.training.objectives.base import Objective, open_objective
-from eexp.training.packing import PACKINGS
+from eexp.training.packing import open_packing
 from eexp.training.settings import Settings
 from eexp.training.updates import (
     EXAMPLES,
@@ -74,7 +73,7 @@ def plan_job(
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = settings.max_length or context or _DEFAULT_LENGTH
     rows_of = partial(objective.rows, tokenizer=tokenizer, max_length=longest)
-    log = ExampleLog()
+    log = ExampleLog(given_style=style)
     rows, weightless = _training_rows(source, log, rows_of)
     objective.check_rows(rows)
     style = style_of_examples(log.style, style)
@@ -93,7 +92,7 @@ def plan_job(
         dtype,
         rows,
         updates,
-        objective.packing(PACKINGS[settings.packing]),
+        objective.packing(open_packing(settings.packing, settings.gradient_checkpointing)),
         target_budget=budget[1] if budget else None,
         update_weight=update_weight,
         validation_rows=validation_rows,
@@ -249,7 +248,7 @@ def _describe(
         "style": style and orjson.loads(orjson.dumps(style.as_dict())),  # with lists, as when it is read again
         "think": job.objective.think(rows),
         "longest_completion": _longest_completions(rows),
-        "settings": asdict(settings),
+        "settings": settings.as_dict(),
         "learning_rate": settings.resolved_learning_rate(),
         "data": {**log.counts(), "weight_0": weightless, **_token_counts(rows)},
         "updates": len(job.updates),

@@ -3,34 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from eexp.errors import UsageError
-from eexp.settings import FILE, SEED, TRUST_REMOTE_CODE, Checked, Finite, Whole, Word, kind_shares, option
+from eexp.settings import (
+    FILE,
+    OPTION,
+    SEED,
+    TRUST_REMOTE_CODE,
+    Checked,
+    Finite,
+    Name,
+    Option,
+    Whole,
+    Word,
+    kind_shares,
+    option,
+)
+from eexp.system.plugins import Registry
 
 
 @dataclass(frozen=True)
 class ObjectiveKind:
-    """One objective, as the command line and a run choose it."""
+    """An objective as the command line and a run choose it; its class, which needs torch, is imported by the run.
 
-    name: str  # the value of `--objective` that chooses it
-    path: str  # its class, as module:class (eexp/training/objectives/base.py)
-    record_types: tuple[str, ...] = ("example",)  # the types of the records that it learns from
-    own_settings: tuple[str, ...] = ()  # the settings that only this value of `--objective` takes
-    chosen_by: str | None = None  # the setting that, where it is given, chooses it among the objectives of one name
+    Attributes:
+        path: Its class, `module:class`, or a function that returns an object of one (objectives/base.py).
+        record_types: The types of the records that it learns from.
+        settings: The class of its own settings.
+    """
+
+    path: str
+    record_types: tuple[str, ...] = ("example",)
+    settings: type[Checked] = Checked
 
 
-#: Of several objectives with one name, the first is that of a run without the settings that choose the others.
-OBJECTIVES = (
-    ObjectiveKind("sft", "eexp.training.objectives.likelihood:Likelihood"),
-    ObjectiveKind("sft", "eexp.training.objectives.clipped:Clipped", chosen_by="clip"),
-    ObjectiveKind(
-        "dpo",
-        "eexp.training.objectives.preferences:Preferences",
-        record_types=("preference", "example"),
-        own_settings=("beta", "sft_weight"),
-    ),
+@dataclass(frozen=True)
+class ClipSettings(Checked):
+    """Settings of the objective sft."""
+
+    clip: float | None = option(None, type=Finite(0, 1, min_open=True)).help(
+        "PPO's clipped objective, for examples of `eexp policy-data`. X is the clip range epsilon; 0.2 is usual. The "
+        "probability ratio of a token is relative to the policy before the first update."
+    )
+
+
+@dataclass(frozen=True)
+class DPOSettings(Checked):
+    """Settings of the objective dpo."""
+
+    beta: float = option(0.1, type=Finite(0, min_open=True)).help(
+        "With --objective dpo: DPO's beta. A larger value keeps the model closer to its reference."
+    )
+    sft_weight: float | None = option(None, type=Finite(0)).help(
+        "With --objective dpo: weight of an added cross-entropy per token, on the examples among FILEs. Without "
+        "examples, it is that of the chosen answers (RPO).  [default: 1 with examples, else 0]"
+    )
+
+
+SFT = ObjectiveKind("eexp.training.objectives.clipped:likelihood_or_clipped", settings=ClipSettings)
+DPO = ObjectiveKind("eexp.training.objectives.preferences:Preferences", ("preference", "example"), DPOSettings)
+
+#: Other packages add objectives: each entry names an `ObjectiveKind`.
+OBJECTIVES = Registry(
+    "eexp.objectives",
+    "objective",
+    {
+        "sft": ("eexp.training.settings:SFT", "the cross-entropy of completions, or PPO's clipped objective"),
+        "dpo": ("eexp.training.settings:DPO", "direct preference optimisation"),
+    },
 )
+
+
+def kind_of(objective: str) -> ObjectiveKind:
+    """Return the objective of a name; raises UsageError for a name of none, and for an entry that is none."""
+    kind = OBJECTIVES.load(objective)
+    if not isinstance(kind, ObjectiveKind):
+        raise UsageError(f"objective {OBJECTIVES.label(objective)} is not an eexp.training.settings.ObjectiveKind")
+    return kind
+
+
+def own_options(objective: str) -> dict[str, tuple[str, Option]]:
+    """Return the own options of an objective: name on the command line and in eexp.json -> (field, option).
+
+    Those of another package begin with the name of its objective.
+    """
+    prefix = "" if objective in OBJECTIVES.built_in else f"{objective.replace('-', '_')}_"
+    own = {field.name: field.metadata.get(OPTION) for field in fields(kind_of(objective).settings)}
+    return {f"{prefix}{name}": (name, option) for name, option in own.items() if option}
+
+
+def built_in_options() -> dict[str, tuple[str, Option]]:
+    """Return the own options of all objectives of eexp, in the order in which help and eexp.json have them."""
+    return {name: own for objective in reversed(OBJECTIVES.built_in) for name, own in own_options(objective).items()}
 
 
 @dataclass(frozen=True)
@@ -83,22 +149,13 @@ class Settings(Checked):
         "Scale the loss weights of the examples of a kind, so that they have this share of the loss, such as "
         "world_model=0.05. Can be repeated.  [default: as the weights of the examples say]"
     )
-    objective: str = option("sft", type=Word([*dict.fromkeys(kind.name for kind in OBJECTIVES)])).help(
+    objective: str = option("sft", type=Name(OBJECTIVES)).help(
         "The objective. sft: the cross-entropy of completions. dpo: direct preference optimisation on preferences; "
         "its reference is "
         "the model at the start."
     )
-    beta: float = option(0.1, type=Finite(0, min_open=True)).help(
-        "With --objective dpo: DPO's beta. A larger value keeps the model closer to its reference."
-    )
-    sft_weight: float | None = option(None, type=Finite(0)).help(
-        "With --objective dpo: weight of an added cross-entropy per token, on the examples among FILEs. Without "
-        "examples, it is that of the chosen answers (RPO).  [default: 1 with examples, else 0]"
-    )
-    clip: float | None = option(None, type=Finite(0, 1, min_open=True)).help(
-        "PPO's clipped objective, for examples of `eexp policy-data`. X is the clip range epsilon; 0.2 is usual. The "
-        "probability ratio of a token is relative to the policy before the first update."
-    )
+    #: The objective's own settings, an object of its `ObjectiveKind.settings`; None stands for their defaults.
+    own: Any = None
     tokens_per_batch: int = option(4096, type=Whole(1)).help(
         "Tokens in a forward pass (micro-batch). Fewer tokens take less memory; the result is the same."
     )
@@ -154,14 +211,21 @@ class Settings(Checked):
         """
         return self.learning_rate or (1e-5 if self.full else 1e-4)
 
-    def objective_kind(self) -> ObjectiveKind:
-        """Return the objective that these settings choose. Raises UsageError if none has its name."""
-        kinds = [
-            kind
-            for kind in OBJECTIVES
-            if kind.name == self.objective and (kind.chosen_by is None or getattr(self, kind.chosen_by))
-        ]
-        if not kinds:
-            names = ", ".join(dict.fromkeys(kind.name for kind in OBJECTIVES))
-            raise UsageError(f"no objective is called {self.objective}; there are {names}")
-        return kinds[-1]
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kind = kind_of(self.objective)
+        if self.own is None:
+            object.__setattr__(self, "own", kind.settings())
+        elif not isinstance(self.own, kind.settings):
+            raise UsageError(f"{type(self.own).__name__} is not for --objective {self.objective}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all settings by name, as eexp.json has them: those of the objective among the others."""
+        values: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            if name == "own":
+                values |= {key: option.default for key, (_, option) in built_in_options().items()}
+                values |= {key: getattr(self.own, name) for key, (name, _) in own_options(self.objective).items()}
+            else:
+                values[name] = OBJECTIVES.label(value) if name == "objective" else value
+        return values

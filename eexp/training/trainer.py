@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from contextlib import nullcontext
 from itertools import accumulate
 from pathlib import Path
@@ -23,14 +22,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from eexp.errors import EexpError, short
 from eexp.system.terminal import Progress
-from eexp.training import attention, resharding, sharding
+from eexp.training import resharding, sharding
 from eexp.training.data import Row
 from eexp.training.distributed import process_count
 from eexp.training.files import replace_file
 from eexp.training.job import Job
-from eexp.training.metrics import best_validation, step_of
+from eexp.training.metrics import best_validation
 from eexp.training.optimizer import load_state
 from eexp.training.packing import target_losses
+from eexp.training.resume import METRICS_FILE, loading_errors, remove_older, seal_checkpoint
 from eexp.training.updates import distribute, total_weight
 from eexp.training.validation import add_sums, summary, validation_losses
 
@@ -62,7 +62,7 @@ def training_arguments(job: Job, checkpoints: Path) -> TrainingArguments:
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=settings.save_every or job.updates_per_epoch(),
-        save_total_limit=2,
+        save_total_limit=None,  # on_save removes older ones
         max_grad_norm=settings.max_grad_norm,
         bf16=job.dtype == torch.bfloat16,
         use_cpu=not torch.accelerator.is_available(),
@@ -103,20 +103,29 @@ class UpdateTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None) -> Any:
         """Make the updates, from a checkpoint on if one is given, whatever number of processes wrote it."""
         if resume_from_checkpoint and self.is_fsdp_enabled and not resharding.is_in_parts(resume_from_checkpoint):
-            resharding.load_whole_weights(self.model, resume_from_checkpoint)  # before they are divided
+            with loading_errors(resume_from_checkpoint):
+                resharding.load_whole_weights(self.model, resume_from_checkpoint)  # before they are divided
         return super().train(resume_from_checkpoint=resume_from_checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         in_parts = resharding.is_in_parts(resume_from_checkpoint)
-        if in_parts == self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        elif in_parts:
-            resharding.load_parts(self.model, None, resume_from_checkpoint, self.accelerator)
+        with loading_errors(resume_from_checkpoint):
+            if in_parts == self.is_fsdp_enabled:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+            elif in_parts:
+                resharding.load_parts(self.model, None, resume_from_checkpoint, self.accelerator)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or resharding.is_in_parts(checkpoint) == self.is_fsdp_enabled:
-            super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
             return
+        with loading_errors(checkpoint):
+            if resharding.is_in_parts(checkpoint) == self.is_fsdp_enabled:
+                super()._load_optimizer_and_scheduler(checkpoint)
+            else:
+                self._load_other_optimizer(checkpoint)
+
+    def _load_other_optimizer(self, checkpoint: str) -> None:
+        """Load the optimiser's state and the schedule of a checkpoint that another kind of run wrote."""
         optimizer = cast(Optimizer, self.optimizer)
         if self.is_fsdp_enabled:
             resharding.load_whole_optimizer(self.model, optimizer, checkpoint)
@@ -124,6 +133,11 @@ class UpdateTrainer(Trainer):
             resharding.load_parts(self.model, optimizer, checkpoint, self.accelerator)
         scheduler = torch.load(Path(checkpoint) / "scheduler.pt", map_location="cpu", weights_only=True)
         self.lr_scheduler.load_state_dict(scheduler)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with loading_errors(checkpoint):
+                super()._load_rng_state(checkpoint)
 
     def get_train_dataloader(self) -> DataLoader:
         """Return a loader that yields the rows of one update after the other."""
@@ -171,7 +185,6 @@ def make_trainer(job: Job, arguments: TrainingArguments, metrics: Path, progress
     if job.settings.gradient_checkpointing:
         job.model.gradient_checkpointing_enable()
         job.model.enable_input_require_grads()  # frozen embeddings would cut the graph
-    attention.REGATHER = not job.settings.gradient_checkpointing
     uses_cache = getattr(job.model.config, "use_cache", True)
     variables = {"TENSORBOARD_LOGGING_DIR": str(metrics.parent / "tensorboard")}  # not with the checkpoints
     with patch_environment(**{name: value for name, value in variables.items() if name not in os.environ}):
@@ -196,11 +209,11 @@ class RunCallback(TrainerCallback):
         self._best: tuple[float, int] | None = None  # loss, update
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Take up the lines of a resumed run up to its checkpoint, or prepare for the first update and validate."""
+        """Take up the lines in the checkpoint of a resumed run, or prepare for the first update and validate."""
         sharding.check_result(cast(torch.nn.Module, self._trainer.model))
         self._progress = Progress("finetune", "update", state.max_steps, state.global_step, self._quiet)
-        before = self._metrics.read_bytes().splitlines() if state.global_step and self._metrics.is_file() else []
-        lines = [line for line in before if step_of(line) <= state.global_step]
+        checkpoint = self._checkpoints / f"checkpoint-{state.global_step}"
+        lines = (checkpoint / METRICS_FILE).read_bytes().splitlines() if state.global_step else []
         self._best = best_validation(lines)
         if state.is_world_process_zero:
             replace_file(self._metrics, b"".join(line + b"\n" for line in lines))
@@ -270,11 +283,13 @@ class RunCallback(TrainerCallback):
             trainer.save_model(str(self._checkpoints / f"best-{step}"))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Remove weights that were the best before: a run that is killed now continues from this checkpoint."""
-        if state.is_world_process_zero and self._best:
-            for older in self._checkpoints.glob("best-*"):
-                if older.name != f"best-{self._best[1]}":
-                    shutil.rmtree(older, ignore_errors=True)
+        """Make a checkpoint whole, when all processes have written their files, and remove older ones."""
+        self._trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            best = self._best if self._job.settings.keep == "best" else None
+            best_weights = self._checkpoints / f"best-{best[1]}" if best else None
+            seal_checkpoint(self._checkpoints / f"checkpoint-{state.global_step}", self._metrics, best_weights)
+            remove_older(self._checkpoints)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Remove the progress bar."""

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from eexp.records.outcomes import OUTCOMES, finishes, marks_of
+from eexp.records.imagination import imagined_by
+from eexp.records.outcomes import OUTCOMES, marks_of, success_of
 
 #: The groups of filters, in the order in which they are shown, with their names.
 GROUPS = {
@@ -34,14 +35,25 @@ class Numbers(NamedTuple):
     gain: float = math.nan
 
 
+#: The values of the filter by success, for what `success_of` returns and for what episodes hold.
+_SUCCESS = {True: "yes", False: "no", None: "unknown"}
+
+_MOST_DIGITS = 9  # of a step's number
+
+
+def text_of(record: dict, key: str) -> str:
+    """Return a text of a record; "" where there is none, or another value, as in fields that its type does not have."""
+    value = record.get(key)
+    return value if isinstance(value, str) else ""
+
+
 def facets_of(record: dict) -> Iterator[tuple[str, str]]:
     """Yield the filters that a record fits: a key of GROUPS and a value."""
-    kind = record.get("type") or ""
+    kind = text_of(record, "type")
     yield "type", kind
-    if record.get("kind"):
-        yield "kind", record["kind"]
-    if record.get("env"):
-        yield "env", record["env"]
+    for key in ("kind", "env"):
+        if text := text_of(record, key):
+            yield key, text
     if kind == "trajectory":
         for step, marks in zip(record["steps"], marks_of(record), strict=True):
             for alternative, mark in zip(step.get("alternatives") or [], marks, strict=True):
@@ -50,23 +62,22 @@ def facets_of(record: dict) -> Iterator[tuple[str, str]]:
                 if alternative.get("pool"):
                     yield "pool", alternative["pool"]
         if record.get("outcome"):
-            is_known = not record["outcome"].get("imagined")
-            yield "success", "unknown" if not is_known else "yes" if finishes(record["outcome"]) else "no"
+            is_real = imagined_by(record) is None
+            yield "success", _SUCCESS[success_of(record["outcome"]) if is_real else None]
     elif kind == "episode":
-        yield "success", "unknown" if record["success"] is None else "yes" if record["success"] else "no"
+        yield "success", _SUCCESS[record["success"]]
     elif kind == "example" and record.get("transition"):
         yield "transition", record["transition"]
     elif kind == "preference" and record.get("worse"):
         yield "worse", record["worse"]
     elif kind == "reject":
-        yield "stage", record.get("stage") or "none"
+        yield "stage", text_of(record, "stage") or "none"
         yield "reason", reason_of(record)
 
 
 def reason_of(reject: dict) -> str:
     """Return why a record was set aside, without what differs from record to record: places, names and numbers."""
-    text = str(reject.get("error"))
-    field = reject.get("field")
+    text, field = str(reject.get("error")), text_of(reject, "field")
     text = text.removeprefix(f"{field}: ") if field else text
     words = [word for word in text.split("'")[0].split() if not any(c.isdigit() for c in word)]
     return " ".join(words).rstrip(" :,")[:60] or "none"
@@ -103,7 +114,7 @@ def title_of(record: dict) -> str:
         return _text(record["chosen"][-1])
     if kind == "task":
         return str(record["task"].get("id"))
-    return record.get("instruction") or record.get("id") or ""
+    return text_of(record, "instruction") or text_of(record, "id")
 
 
 def _text(message: dict[str, Any]) -> str:
@@ -119,17 +130,17 @@ def parent_of(record: dict) -> str | None:
     kind = record.get("type")
     if kind == "reject":
         inner = record.get("record")
-        return inner.get("id") if isinstance(inner, dict) else None
+        return (text_of(inner, "id") or None) if isinstance(inner, dict) else None
     if kind in ("episode", "task"):
         return f"{record.get('env')} {record['task'].get('id')}"
-    return record.get("group") or record.get("origin")
+    return text_of(record, "group") or text_of(record, "origin") or None
 
 
 def step_of(record: dict) -> int | None:
     """Return the step of the trajectory that an example, a preference or a reject is about; None if not known."""
     if record.get("type") == "reject":
-        place = str(record.get("field") or "").partition("$.steps[")[2].partition("]")[0]
+        place = text_of(record, "field").partition("$.steps[")[2].partition("]")[0]
     else:
-        group = record.get("group") or ""
-        place = (record.get("id") or "").removeprefix(f"{group}/").partition("/")[0] if group else ""
-    return int(place) if place.isdecimal() else None
+        group = text_of(record, "group")
+        place = text_of(record, "id").removeprefix(f"{group}/").partition("/")[0] if group else ""
+    return int(place) if place.isdecimal() and len(place) <= _MOST_DIGITS else None

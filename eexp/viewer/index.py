@@ -7,15 +7,19 @@ A record is some kilobytes and an index entry 62 bytes, in columns:
        0     2    8731      9120     ...
 
 Files are read once, from their beginning to their end, by `read_on`; what a file has grown by is read when it is called
-again. The records themselves are read when they are shown.
+again. Where a file no longer begins with what was read of it, `outdated` says so, and a new index has to be made. The
+records themselves are read when they are shown.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import shlex
+import stat
 import time
 from array import array
 from collections import Counter
@@ -28,11 +32,12 @@ from eexp.records.jsonl import loads
 from eexp.records.record import RECORD_TYPES
 from eexp.records.shards import parse_end
 from eexp.records.types import check
-from eexp.viewer.facets import GROUPS, Numbers, facets_of, numbers_of, parent_of
+from eexp.viewer.facets import GROUPS, Numbers, facets_of, numbers_of, parent_of, text_of
 
 _BLOCK = 1 << 22  # bytes read at a time
 _BITS = 63  # values of filters that have a bit of their own; all others share the last one
 _OTHER = ("type", "other values")
+_END = 64  # bytes before the place up to which a file was read, by which it is known again
 
 #: What a list can be sorted by, with the words for it. "place" is the order of the files.
 ORDERS = {
@@ -67,28 +72,37 @@ class Matches:
 class Index:
     """The index of some files, and access to their records.
 
+    Attributes:
+        facets: The bit of each value to filter by, (group, value). A page keeps them over several indexes.
+        generation: How many indexes of these files were made before, since a file had become another.
+        problems: Why a file could not be read any further, by its number.
+
     Raises:
-        EexpError: A file cannot be opened.
+        EexpError: A file cannot be opened, or is a directory or a pipe.
     """
 
     files: Sequence[str]
-    facets: dict[tuple[str, str], int] = field(default_factory=dict)  # (group, value) -> its bit
+    facets: dict[tuple[str, str], int] = field(default_factory=dict)
+    generation: int = 0
+    problems: dict[int, str] = field(default_factory=dict)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._lock = Lock()
-        self._descriptors = []
+        self._descriptors: list[int] = []
         for file in self.files:
-            try:
-                self._descriptors.append(os.open(file, os.O_RDONLY))
-            except OSError as e:
-                raise EexpError(f"{file}: {e.strerror or e}") from None
+            self._descriptors.append(_open(file))
         self._ends = [0] * len(self.files)  # offset after the last line that was read
+        self._last = [b""] * len(self.files)  # the bytes before that offset
         self._lines = [0] * len(self.files)
         self.file, self.line, self.offset, self.size = array("H"), array("I"), array("Q"), array("I")
         self.bits, self.ids, self.parents = array("Q"), array("Q"), array("Q")
         self.numbers = {name: array("f") for name in Numbers._fields}
         self._sorted: tuple[tuple[str, bool, int], array] | None = None
+
+    def __del__(self) -> None:  # a viewer that goes on with another index may still answer from this one
+        for descriptor in getattr(self, "_descriptors", ()):
+            os.close(descriptor)
 
     def __len__(self) -> int:
         return len(self.bits)  # the last column that `_add` appends to
@@ -106,12 +120,41 @@ class Index:
             growing: Whether a last line without a newline is left for the next call, since more of it may come.
         """
         for number in range(len(self.files)):
-            yield from self._read_file(number, growing)
+            try:
+                yield from self._read_file(number, growing)
+                self.problems.pop(number, None)
+            except OSError as e:
+                self.problems[number] = f"{self.files[number]}: {e.strerror or e}"
+
+    def outdated(self) -> str:
+        """Return what has happened to a file that no longer begins with what was read of it; "" where none has.
+
+        It was replaced by another file of this name, cut short, or written anew.
+        """
+        for number, (file, descriptor) in enumerate(zip(self.files, self._descriptors, strict=True)):
+            end, last = self._ends[number], self._last[number]
+            try:
+                status = os.fstat(descriptor)
+                if not os.path.samestat(status, os.stat(file)):
+                    return f"{file} was replaced"
+                if status.st_size < end:
+                    return f"{file} was cut short"
+                if os.pread(descriptor, len(last), end - len(last)) != last:
+                    return f"{file} was written anew"
+            except OSError:  # one that is gone can still be read
+                continue
+        return ""
 
     def _read_file(self, number: int, growing: bool) -> Iterator[int]:
         descriptor, rest = self._descriptors[number], b""
-        while block := os.pread(descriptor, _BLOCK, self._ends[number] + len(rest)):
-            data = rest + block
+        while True:
+            before = (self._last[number] + rest[-_END:])[-_END:]
+            block = os.pread(descriptor, _BLOCK, self._ends[number] + len(rest) - len(before))
+            if not block.startswith(before):
+                raise OSError(errno.ESTALE, "changed while it was read")
+            if len(block) == len(before):
+                break
+            data = rest + block[len(before) :]
             start = 0
             while (end := data.find(b"\n", start)) >= 0:
                 self._add(number, data[start : end + 1])
@@ -126,16 +169,19 @@ class Index:
         self._lines[number] += 1
         offset = self._ends[number]
         self._ends[number] += len(line)
+        self._last[number] = (self._last[number] + line[-_END:])[-_END:]
         if not line.strip():
             return
         values, numbers, identity, parent = [("type", "unreadable")], Numbers(), None, None
         try:
             record = parse(line)
             values, numbers = list(facets_of(record)), numbers_of(record)
-            identity, parent = record.get("id"), parent_of(record)
+            identity, parent = text_of(record, "id") or None, parent_of(record)
         except InputError:
             if _is_end_of_shard(line):
                 return
+        except Exception:  # a record of a shape that is not expected here is listed like a line that cannot be read
+            values, numbers = [("type", "unreadable")], Numbers()
         self.file.append(number)
         self.line.append(self._lines[number])
         self.offset.append(offset)
@@ -246,7 +292,7 @@ class Index:
                 ],
             }
             for key, name in GROUPS.items()
-            if any(group == key for group, _ in self.facets)
+            if any(group == key for (group, _), _ in values)
         ]
 
 
@@ -261,6 +307,23 @@ class SearchTerm:
     def occurs(self, line: bytes, lower: bytes) -> bool:
         """Return whether a line has the word; `lower` is the line with its ASCII letters in lower case."""
         return self._bytes in lower if self._ascii else self._text in line.decode("utf-8", "replace").lower()
+
+
+def _open(file: str) -> int:
+    """Return a descriptor of a file in which one can go back and forth.
+
+    Raises:
+        EexpError: It cannot be opened, or is a directory or a pipe.
+    """
+    try:
+        kind = os.stat(file).st_mode
+        if stat.S_ISDIR(kind):
+            raise EexpError(f"{file}: is a directory; give its files, such as {os.path.join(file, '*.jsonl')}")
+        if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):
+            raise EexpError(f"{file}: is a pipe, which is read on standard input: `eexp view < {shlex.quote(file)}`")
+        return os.open(file, os.O_RDONLY)
+    except (OSError, ValueError) as e:  # ValueError: a name with a null character
+        raise EexpError(f"{file}: {getattr(e, 'strerror', None) or e}") from None
 
 
 def parse(line: bytes) -> dict:

@@ -149,13 +149,14 @@
     const link = place?.screenshot && source.picture(shown.entry, place.screenshot);
     return link ? element("img", { class: "picture", src: link, alt: "Picture of what was observed", loading: "lazy" }) : null;
   }
-  function tags(outcome) {
+  /** What became of an action; `success` is the server's judgement by the rule of success, null where nothing can tell. */
+  function tags(outcome, success) {
     if (!outcome) return [];
-    return [outcome.valid === false ? tag("invalid", "refused") : null, outcome.success ? tag("yes", "success") : null,
-      outcome.done && !outcome.success ? tag("done", "ended") : null,
-      typeof outcome.score === "number" && outcome.score !== Number(Boolean(outcome.success)) ? tag("plain", `score ${number(outcome.score)}`) : null];
+    return [outcome.valid === false ? tag("invalid", "refused") : null, success ? tag("yes", "success") : null,
+      outcome.done && !success ? tag("done", "ended") : null,
+      typeof outcome.score === "number" && outcome.score !== Number(Boolean(success)) ? tag("plain", `score ${number(outcome.score)}`) : null];
   }
-  function branch(alternative, mark) {
+  function branch(alternative, mark, successes) {
     const from = [alternative.source, alternative.pool ? `pool ${alternative.pool}` : null,
       typeof alternative.logprob === "number" ? `log-probability ${number(alternative.logprob)}` : null].filter(Boolean).join(", ");
     const score = alternative.outcome?.score;
@@ -166,8 +167,8 @@
     if (alternative.outcome) card.append(text(alternative.outcome.observation, "observation"), pictureOf(alternative.outcome) ?? "");
     if (alternative.then?.length) {
       card.append(element("details", {}, element("summary", {}, `${many(alternative.then.length, "action", "actions")} more by a policy`),
-        element("ol", { class: "then" }, ...alternative.then.map((step) => element("li", {}, step.thought ? text(step.thought, "thought") : null,
-          line(step.action, "action"), text(step.observation, "observation"), ...tags(step))))));
+        element("ol", { class: "then" }, ...alternative.then.map((step, i) => element("li", {}, step.thought ? text(step.thought, "thought") : null,
+          line(step.action, "action"), text(step.observation, "observation"), ...tags(step, successes[i]))))));
     }
     return card;
   }
@@ -197,10 +198,10 @@
         step.summary ? text(step.summary, "notes") : null, step.notes ? text(step.notes, "notes") : null, step.thought ? text(step.thought, "thought") : null,
         element("div", { class: step.mistake ? "" : "expert" }, line(step.action, "action"), ...marks.map((one) => tag("invalid", one))),
         alternatives.length ? element("ul", { class: "fan", "aria-label": `Alternatives to step ${i}` },
-          ...alternatives.map((alternative, j) => branch(alternative, shown.marks[i][j]))) : null,
+          ...alternatives.map((alternative, j) => branch(alternative, shown.marks[i][j], shown.then[i][j]))) : null,
         madeOf(i));
     }));
-    if (record.outcome) path.append(stateOf(record.steps.length, `the end, ${record.steps.length}`, text(record.outcome.observation, "seen"), pictureOf(record.outcome), ...tags(record.outcome)));
+    if (record.outcome) path.append(stateOf(record.steps.length, `the end, ${record.steps.length}`, text(record.outcome.observation, "seen"), pictureOf(record.outcome), ...tags(record.outcome, shown.success)));
     const others = (shown.related ?? []).filter((other) => other.step === null || other.step === undefined);
     return [path, others.length ? element("p", { class: "examples" }, "made of it: ", ...others.map((other) => toRecord(other, other.kind ?? other.type))) : null];
   }
@@ -274,22 +275,33 @@
   }
 
   const KINDS = { trajectory, example, preference, episode, reject };
+  /** A record as its type is shown or, where it holds what this page does not expect, as JSON. */
+  function bodyOf(record) {
+    try {
+      return (KINDS[record.type] ?? (() => []))(record);
+    } catch (error) {
+      return [element("p", { class: "no" }, `Shown as JSON, since this record is not as expected: ${error.message}`),
+        element("pre", { class: "unreadable", tabindex: "0" }, JSON.stringify(record, null, 1))];
+    }
+  }
+  const textOf = (value) => (typeof value === "string" ? value : "");
   function draw() {
-    const record = shown.record;
+    const record = shown.record, id = textOf(record?.id), env = textOf(record?.env);
     const back = record && record.type !== "trajectory" && record.type !== "episode" ? (shown.related ?? [])[0] : undefined;
-    $("title").textContent = record ? record.instruction || record.id || record.type : "A line that cannot be read";
-    $("place").replaceChildren([record?.type, record?.kind, record?.id?.startsWith(record.env) ? null : record?.env, record?.id].filter(Boolean).join(" · "), element("br"),
+    $("title").textContent = record ? textOf(record.instruction) || id || record.type : "A line that cannot be read";
+    $("place").replaceChildren([record?.type, textOf(record?.kind), id.startsWith(env) ? null : env, id].filter(Boolean).join(" · "), element("br"),
       `${state.files[shown.file]}, line ${shown.line} `);
-    if (record?.id) $("place").append(element("a", { href: linkTo(record.id, shown.file) }, "Link"));
+    if (id) $("place").append(element("a", { href: linkTo(id, shown.file) }, "Link"));
     const parts = [];
-    if (shown.error) parts.push(element("p", { class: "no" }, shown.error), element("pre", { class: "unreadable", tabindex: "0" }, shown.text));
+    if (shown.error) parts.push(element("p", { class: "no" }, shown.error));
+    if (shown.text !== undefined) parts.push(element("pre", { class: "unreadable", tabindex: "0" }, shown.text));
     if (shown.changes) parts.push(shown.changes.length ? changes(shown.changes) : element("p", { class: "note" }, "The same in both files."));
     if (back) parts.push(element("p", { class: "examples" }, "made from: ", toRecord(back, back.title)));
     if (record) {
-      parts.push(...(KINDS[record.type] ?? (() => []))(record));
+      parts.push(...bodyOf(record));
       const whole = element("details", { class: "raw" }, element("summary", {}, "The record as JSON"));
       whole.addEventListener("toggle", () => { if (whole.open && whole.childElementCount === 1) whole.append(element("pre", { tabindex: "0" }, JSON.stringify(record, null, 1))); });
-      if (record.lineage?.length) parts.push(element("details", { class: "raw" }, element("summary", {}, "Lineage"),
+      if (Array.isArray(record.lineage) && record.lineage.length) parts.push(element("details", { class: "raw" }, element("summary", {}, "Lineage"),
         element("ol", { class: "lineage" }, ...record.lineage.map((entry) => element("li", {}, String(entry))))));
       parts.push(whole);
     }
@@ -322,11 +334,16 @@
     } catch { /* some browsers refuse it for files; the page works without */ }
   }
   async function open(entry, { step: at, focus = true } = {}) {
-    shown = await source.record(entry);
+    try {
+      shown = await source.record(entry);
+    } catch (error) {
+      const row = rows.find((one) => one.entry === entry);
+      shown = { entry, file: row?.file ?? 0, line: row?.line ?? "?", error: error.message };
+    }
     current = entry;
     draw();
     markCurrent();
-    note(shown.record?.id, at ?? undefined);
+    note(textOf(shown.record?.id), at ?? undefined);
     $("announce").textContent = `${shown.record?.type ?? "line"}: ${$("title").textContent}`;
     const head = document.querySelector(".head").getBoundingClientRect();
     if (focus && (head.top < 0 || head.bottom > innerHeight)) document.querySelector(".head").scrollIntoView({ block: "start" });
@@ -354,7 +371,11 @@
       return;
     }
     const grown = state.records !== before.records;
-    if (grown) {
+    if (state.generation !== before.generation) { // the records have other numbers now
+      drawFilters();
+      current = null;
+      await restart();
+    } else if (grown) {
       drawFilters();
       if (next === null && choice.order === "place" && !choice.descending) next = before.records;
       if (rows.length < COUNT) await more();

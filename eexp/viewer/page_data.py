@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eexp.errors import InputError
-from eexp.records.outcomes import OUTCOMES, marks_of
-from eexp.viewer.facets import parent_of, step_of, title_of
+from eexp.errors import EexpError, InputError
+from eexp.records.outcomes import OUTCOMES, marks_of, success_of
+from eexp.viewer.facets import parent_of, step_of, text_of, title_of
 from eexp.viewer.index import ORDERS, Index, parse
 
 _TITLE = 160  # characters of a record's line in the list
+_LONGEST_TEXT = 100_000  # characters of a line that is shown as it is
 _LARGEST_PICTURE = 8_000_000
 _PICTURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
@@ -21,13 +22,21 @@ def row(index: Index, entry: int) -> dict:
     """Return a record's line in the list."""
     base = {"entry": entry, "file": index.file[entry], "line": index.line[entry], "size": index.size[entry]}
     try:
-        record = parse(index.raw(entry))
-    except InputError as e:
-        return {**base, "type": "unreadable", "title": str(e)[:_TITLE], "id": ""}
+        return {**base, **_row_of(parse(index.raw(entry)))}
+    except Exception as e:
+        return {**base, "type": "unreadable", "title": _in_words(e)[:_TITLE], "id": ""}
+
+
+def _in_words(error: Exception) -> str:
+    """Return why a line cannot be shown as a record; of a shape that is not expected here, with the type of error."""
+    return str(error) if isinstance(error, EexpError) else f"{type(error).__name__}: {error}"
+
+
+def _row_of(record: dict) -> dict:
     title = " ".join(title_of(record).split())[:_TITLE]
-    line = {**base, "type": record["type"], "title": title, "id": record.get("id") or ""}
-    if record.get("kind"):
-        line["kind"] = record["kind"]
+    line = {"type": record["type"], "title": title, "id": text_of(record, "id")}
+    if kind := text_of(record, "kind"):
+        line["kind"] = kind
     if (step := step_of(record)) is not None:
         line["step"] = step
     if record["type"] == "episode":
@@ -48,14 +57,22 @@ def shown(index: Index, entry: int, tokens: Callable[[dict], list] | None = None
         tokens: Returns the tokens of an example, each with whether the loss falls on it; None to show text.
     """
     raw = index.raw(entry)
-    answer: dict[str, Any] = {"entry": entry, "file": index.file[entry], "line": index.line[entry]}
+    place = {"entry": entry, "file": index.file[entry], "line": index.line[entry]}
     try:
-        record = parse(raw)
-    except InputError as e:
-        return {**answer, "error": str(e), "text": raw.decode("utf-8", "replace")[:100_000]}
-    answer["record"] = record
+        return {**place, **_answer(index, entry, parse(raw), tokens)}
+    except Exception as e:
+        return {**place, "error": _in_words(e), "text": raw.decode("utf-8", "replace")[:_LONGEST_TEXT]}
+
+
+def _answer(index: Index, entry: int, record: dict, tokens: Callable[[dict], list] | None) -> dict:
+    answer: dict[str, Any] = {"record": record}
     if record["type"] == "trajectory":
         answer["marks"] = marks_of(record)
+        answer["success"] = success_of(record["outcome"]) if record.get("outcome") else None
+        answer["then"] = [
+            [[success_of(outcome) for outcome in alternative.get("then") or []] for alternative in _alternatives(step)]
+            for step in record["steps"]
+        ]
         answer["related"] = [row(index, other) for other in index.children(record["id"])]
     else:
         parent = parent_of(record)
@@ -64,7 +81,10 @@ def shown(index: Index, entry: int, tokens: Callable[[dict], list] | None = None
         elif parent and (origin := index.with_id(parent)) is not None:
             answer["related"] = [{**row(index, origin), "step": step_of(record)}]
     if tokens and record["type"] == "example":
-        answer["tokens"] = tokens(record)
+        try:
+            answer["tokens"] = tokens(record)
+        except EexpError as e:  # the messages can still be shown
+            answer["error"] = str(e)
     return answer
 
 
@@ -73,6 +93,7 @@ def state(index: Index) -> dict:
     done, known = index.bytes_known()
     return {
         "files": [Path(file).name for file in index.files],
+        "generation": index.generation,
         "records": len(index),
         "bytes": known,
         "read": done,
@@ -105,13 +126,17 @@ def pictures_of(record: dict) -> list[str]:
     """Return the files of pictures that a trajectory names."""
     if record.get("type") != "trajectory":
         return []
-    alternatives = [alternative for step in record["steps"] for alternative in step.get("alternatives") or []]
+    alternatives = [alternative for step in record["steps"] for alternative in _alternatives(step)]
     states = [
         *record["steps"],
         *(alternative.get("outcome") or {} for alternative in alternatives),
         record.get("outcome") or {},
     ]
     return [state["screenshot"] for state in states if state.get("screenshot")]
+
+
+def _alternatives(step: dict) -> list[dict]:
+    return step.get("alternatives") or []
 
 
 def as_link(kind: str, content: bytes) -> str:

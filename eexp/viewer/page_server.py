@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import secrets
-import sys
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
+from eexp.errors import EexpError
 from eexp.viewer import page_data
 from eexp.viewer.index import ORDERS, Index, Query
 from eexp.viewer.record_changes import Comparison
@@ -35,6 +35,7 @@ class Viewer:
         tokens: Returns the tokens of an example (`view.tokens_of`); None to show text.
         port: To listen on; 0 takes a free one.
         comparison: Two files whose records are compared by their ids; None for a list of records.
+        problem: Returns what a person should know of the input, "" for nothing.
 
     Raises:
         OSError: The port is taken.
@@ -48,10 +49,13 @@ class Viewer:
         tokens: Callable[[dict], list] | None = None,
         port: int = 0,
         comparison: Comparison | None = None,
+        problem: Callable[[], str] = str,
     ):
         self.index, self.follow, self.tokens, self.comparison = index, follow, tokens, comparison
         self.token = secrets.token_urlsafe(16)
         self.reading = True
+        self._again = ""  # why they were, the last time
+        self._problem = problem
         self._stop = threading.Event()
         self._history: deque[tuple[float, int]] = deque()
         self._page: bytes | None = None
@@ -80,6 +84,8 @@ class Viewer:
 
     def _read(self) -> None:
         while True:
+            if self.follow and self.comparison is None and (what := self.index.outdated()):
+                self._begin_again(what)
             for records in self.index.read_on(growing=self.follow):
                 self._note(records)
                 if self._stop.is_set():
@@ -88,6 +94,17 @@ class Viewer:
             self.reading = False
             if not self.follow or self._stop.wait(_PAUSE):
                 return
+
+    def _begin_again(self, what: str) -> None:
+        """Read the files from their beginning, since one of them has become another; filters keep their numbers."""
+        try:
+            index = Index(self.index.files, dict(self.index.facets), generation=self.index.generation + 1)
+        except EexpError as e:
+            self._again = f"{what}, and cannot be read: {e}"
+            return
+        self._again = f"{what}, and is read again"
+        self._history = deque()
+        self.reading, self.index = True, index
 
     def _note(self, records: int) -> None:
         now = time.monotonic()
@@ -101,47 +118,48 @@ class Viewer:
         Raises:
             ValueError: A parameter is missing or wrong.
         """
+        index = self.index  # another thread may replace it
         if what == "":
             if self._page is None:
-                self._page = page(self.index).encode("utf-8", "replace")
+                self._page = page(index).encode("utf-8", "replace")
             return "text/html; charset=utf-8", self._page
         if what == "picture":
-            return page_data.picture(self.index, self._entry(given), given.get("name", ""))
+            return page_data.picture(index, _entry(index, given), given.get("name", ""))
         result: Any = None
         if what == "state":
-            result = self._state()
+            result = self._state(index)
         elif what == "list":
-            result = self._list(given)
+            result = self._list(index, given)
         elif what == "record":
-            entry = self._entry(given)
-            result = page_data.shown(self.index, entry, self.tokens)
+            entry = _entry(index, given)
+            result = page_data.shown(index, entry, self.tokens)
             if self.comparison is not None:
                 result["changes"] = self.comparison.changes(entry)
         elif what == "find":
             file = int(given["file"]) if "file" in given else None
-            result = {"entry": self.index.with_id(given.get("id", ""), file)}
+            result = {"entry": index.with_id(given.get("id", ""), file)}
         return None if result is None else ("application/json", orjson.dumps(result))
 
-    def _entry(self, given: dict[str, str]) -> int:
-        entry = int(given.get("entry", ""))
-        if not 0 <= entry < len(self.index):
-            raise ValueError("no such record")
-        return entry
-
-    def _state(self) -> dict:
-        state = page_data.state(self.index)
-        progress = ""
+    def _state(self, index: Index) -> dict:
+        state = page_data.state(index)
+        progress, history = "", self._history
         if self.reading and state["bytes"]:
-            progress = f"Reading: {100 * state['read'] / state['bytes']:.0f} % of {len(self.index.files)} file(s)"
-        elif self.follow:
-            (then, before), (now, records) = self._history[0], self._history[-1]
+            progress = f"Reading: {100 * state['read'] / state['bytes']:.0f} % of {len(index.files)} file(s)"
+        elif self.follow and history:
+            (then, before), (now, records) = history[0], history[-1]
             rate = 60 * (records - before) / (now - then) if now > then else 0.0
             progress = f"Following: {rate:,.0f} records a minute"
         if self.comparison is not None:
-            state["records"] = self.index.count((self.comparison.mask,))
-        return {**state, "reading": self.reading, "follow": self.follow, "progress": progress}
+            state["records"] = index.count((self.comparison.mask,))
+        notes = (progress, self._again, *list(index.problems.values()), self._problem())
+        return {
+            **state,
+            "reading": self.reading,
+            "follow": self.follow,
+            "progress": ". ".join(filter(None, notes)),
+        }
 
-    def _list(self, given: dict[str, str]) -> dict:
+    def _list(self, index: Index, given: dict[str, str]) -> dict:
         filters = [group for group in given.get("filters", "").split(";") if group]
         masks = tuple(sum({1 << int(bit) % 64 for bit in group.split(",")}) for group in filters)
         masks += (self.comparison.mask,) if self.comparison is not None else ()
@@ -150,15 +168,22 @@ class Viewer:
             raise ValueError("no such order")
         query = Query(tuple(given.get("q", "").lower().split()), masks, order, given.get("descending") == "1")
         count = max(1, min(int(given.get("count", "50")), _MOST))
-        found = self.index.find(query, max(0, int(given.get("start", "0"))), count)
-        rows = [self._row(entry) for entry in found.entries]
-        return {"rows": rows, "next": found.next, "matches": None if query.words else self.index.count(masks)}
+        found = index.find(query, max(0, int(given.get("start", "0"))), count)
+        rows = [self._row(index, entry) for entry in found.entries]
+        return {"rows": rows, "next": found.next, "matches": None if query.words else index.count(masks)}
 
-    def _row(self, entry: int) -> dict:
-        row = page_data.row(self.index, entry)
+    def _row(self, index: Index, entry: int) -> dict:
+        row = page_data.row(index, entry)
         if self.comparison is not None:
             row["difference"] = self.comparison.word(entry)
         return row
+
+
+def _entry(index: Index, given: dict[str, str]) -> int:
+    entry = int(given.get("entry", ""))
+    if not 0 <= entry < len(index):
+        raise ValueError("no such record")
+    return entry
 
 
 class _Server(ThreadingHTTPServer):
@@ -169,8 +194,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
+        """Write nothing: what fails here is the connection, and any program on this machine can connect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -180,8 +204,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         viewer = self.server.viewer
-        parts = urlsplit(self.path)
-        _, token, *rest = parts.path.split("/", 2)
+        try:
+            parts = urlsplit(self.path)
+        except ValueError:  # `http://[`
+            parts = urlsplit("")
+        token, _, what = parts.path.partition("/")[2].partition("/")
         # A page from elsewhere reaches this address by a name of its own; the Host header tells.
         hosts = (f"127.0.0.1:{viewer.port}", f"localhost:{viewer.port}")
         if self.headers.get("Host") not in hosts or not hmac.compare_digest(token.encode(), viewer.token.encode()):
@@ -189,9 +216,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         given = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
         try:
-            answer = viewer.answer(rest[0] if rest else "", given)
+            answer = viewer.answer(what, given)
         except (ValueError, KeyError):
             self._send(HTTPStatus.BAD_REQUEST, "text/plain", b"no such request\n")
+            return
+        except Exception as e:  # such as a file that cannot be read any more
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{e}\n".encode("utf-8", "replace"))
             return
         if answer is None:
             self._send(HTTPStatus.NOT_FOUND, "text/plain", b"not here\n")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from eexp.errors import EexpError
 from eexp.pages import html
 from eexp.viewer import page_data
 from eexp.viewer.index import Index
@@ -40,10 +41,16 @@ def page_of(files: Sequence[str], settings: ViewSettings | None = None) -> str:
 
 
 def read(files: Sequence[str]) -> Index:
-    """Return the index of files that do not grow."""
+    """Return the index of files that do not grow.
+
+    Raises:
+        EexpError: A file cannot be read.
+    """
     index = Index(files)
     for _ in index.read_on():
         pass
+    for problem in index.problems.values():
+        raise EexpError(problem)
     return index
 
 

@@ -2,6 +2,10 @@
 
 A job is `{"do": "package.module:function", ...}`. The function is called with the job, something whose `get` returns
 the environment of a spec, and a callback to call before every step of an environment; what it returns is the result.
+
+A result that is a dict may hold a job under ELSEWHERE. A Pool does it in another process than the first job and puts
+its result in its place: what its function returned, or NoRoom if there can be no other process. `InProcess` leaves it
+out.
 """
 
 from __future__ import annotations
@@ -10,13 +14,14 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from eexp.errors import EexpError, InputError, unexpected_error
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError, unexpected_error
 from eexp.records.callbacks import OnError
 
 if TYPE_CHECKING:
     from eexp.envs.base import Environment
 
 Tag = TypeVar("Tag")
+ELSEWHERE = "elsewhere"
 
 
 class Runner(Protocol):
@@ -53,6 +58,8 @@ class InProcess:
         for tag, job in jobs:
             try:
                 result = perform(job, self, _no_callback)
+                if isinstance(result, dict):
+                    result.pop(ELSEWHERE, None)
             except EexpError as e:
                 result = e
             except MemoryError:
@@ -76,6 +83,27 @@ def perform(job: dict, environments: Any, on_step: Callable[..., None]) -> Any:
     """Call the function of a job and return its result."""
     module, _, name = job["do"].partition(":")
     return getattr(importlib.import_module(module), name)(job, environments, on_step)
+
+
+#: The errors that come back from another process as what they were, by the names for them there.
+_ERRORS: dict[str, type[EexpError]] = {
+    "environment": EnvironmentFailed,
+    "input": InputError,
+    "usage": UsageError,
+    "no room": NoRoom,
+}
+
+
+def answer_from_error(error: EexpError) -> dict:
+    """Return an error as JSON; in a worker's answer, it stands in place of the result."""
+    kind = next((name for name, error_class in _ERRORS.items() if isinstance(error, error_class)), "other")
+    fields = [error.message, error.where, error.evidence] if isinstance(error, InputError) else [str(error)]
+    return {"failed": fields, "kind": kind}
+
+
+def error_from_answer(answer: dict) -> EexpError:
+    """Return the error that `answer_from_error` made JSON of."""
+    return _ERRORS.get(answer["kind"], EexpError)(*answer["failed"])
 
 
 def results(runner: Runner, jobs: Iterator[tuple[dict, dict]], on_error: OnError) -> Iterator[tuple[dict, Any]]:

@@ -19,8 +19,7 @@ from eexp.records.jsonl import dumps
 from eexp.system.child import ChildFailed, time_limit
 from eexp.workers.base import WorkerHandle
 from eexp.workers.executors import LOCAL, MOST_LIGHT, MOST_WORKERS, open_executor
-from eexp.workers.jobs import job_of
-from eexp.workers.worker import error_from_answer
+from eexp.workers.jobs import error_from_answer, job_of
 
 
 class EnvironmentLost(EnvironmentFailed):

@@ -18,14 +18,13 @@ from eexp.errors import NoRoom
 from eexp.system.child import ChildFailed
 from eexp.workers.base import WorkerHandle
 from eexp.workers.executors import LOCAL, open_executor
-from eexp.workers.jobs import Tag
+from eexp.workers.jobs import ELSEWHERE, Tag, error_from_answer
 from eexp.workers.supervisor import TRIES, repeated_failure
-from eexp.workers.worker import error_from_answer
 
 AHEAD = 4  # jobs that may be unfinished, for each worker
 
 
-@dataclass
+@dataclass(eq=False)
 class _PoolJob:
     """A job and how far it is.
 
@@ -34,6 +33,8 @@ class _PoolJob:
         line: The job as it is sent to a worker.
         tries: How many workers have been given it.
         parts: At which parts of it workers were lost, one for each attempt.
+        first: The result of the first job if this is the one that it holds under ELSEWHERE.
+        first_worker: The worker that did the first job, which must not do this one.
         result: What its function returned or raised, once it is finished.
         finished: Whether it needs no further attempt.
     """
@@ -42,6 +43,8 @@ class _PoolJob:
     line: bytes
     tries: int = 0
     parts: list[Any] = field(default_factory=list)
+    first: dict | None = None
+    first_worker: WorkerHandle | None = None
     result: Any = None
     finished: bool = False
 
@@ -110,13 +113,28 @@ class Pool:
 
     def _assign(self, waiting: deque[_PoolJob]) -> None:
         """Assign waiting jobs to workers that are free, starting more as long as there may be more."""
-        while waiting and len(self._assigned) < self.most:
-            worker = self._executor.free_worker(len(waiting))
-            if worker is None:
+        for job in list(waiting):
+            if len(self._assigned) >= self.most:
                 return
-            job = self._assigned[worker] = waiting.popleft()
+            is_first = job.first is None
+            worker = self._executor.free_worker(len(waiting)) if is_first else self._other_worker(job.first_worker)
+            if worker is None:
+                continue
+            waiting.remove(job)
+            self._assigned[worker] = job
             job.tries += 1
             worker.assign(job.line)
+
+    def _other_worker(self, first_worker: WorkerHandle | None) -> WorkerHandle | None:
+        """Return a worker that has no job and is not the given one; None if the others are busy.
+
+        One is started if there may be more, or if there is only the given one.
+        """
+        others = [worker for worker in self._executor.workers if worker is not first_worker]
+        free = next((worker for worker in others if worker not in self._assigned), None)
+        if free or (others and len(self._executor.workers) >= self.most):
+            return free
+        return self._executor.start_worker()
 
     def _finish(
         self, worker: WorkerHandle, job: _PoolJob, answer: dict | ChildFailed, waiting: deque[_PoolJob]
@@ -136,7 +154,17 @@ class Pool:
             again = bool(answer.get("again"))
             result = answer["done"] if "done" in answer else error_from_answer(answer)
             self.counts["fork[s] lost"] += again
-        if isinstance(result, NoRoom) and len(self._executor.workers) > 1:
+        if job.first is not None and not again:
+            if isinstance(result, NoRoom) and len(self._executor.workers) > 1:
+                self._executor.end_worker(worker)
+            if isinstance(result, NoRoom) or not isinstance(result, Exception):
+                result = {**job.first, ELSEWHERE: result}
+        elif isinstance(result, dict) and ELSEWHERE in result:
+            job.line = orjson.dumps(result.pop(ELSEWHERE)) + b"\n"
+            job.first, job.first_worker, job.tries, job.parts = result, worker, 0, []
+            waiting.appendleft(job)
+            return
+        elif isinstance(result, NoRoom) and len(self._executor.workers) > 1:
             self._executor.end_worker(worker)
             self.most = len(self._executor.workers)
             job.tries -= 1

@@ -26,11 +26,12 @@ import ray
 from eexp import __version__
 from eexp.envs import logins
 from eexp.envs.spec_files import named_files
-from eexp.errors import EexpError
+from eexp.errors import EexpError, NoRoom
 from eexp.system.child import ChildFailed
 from eexp.system.terminal import tell
 from eexp.workers.base import Executor
-from eexp.workers.ray_cluster import RecordsOnly, init_quietly, sigterm_as_ever
+from eexp.workers.jobs import answer_from_error
+from eexp.workers.ray_cluster import RecordsOnly, end_own_cluster, init_quietly, own_cluster_ended, sigterm_as_ever
 from eexp.workers.supervisor import GRACE, START, Supervisor
 
 TICK = 0.5  # seconds: the longest wait in one call of Ray, which handles signals late
@@ -188,6 +189,7 @@ class RayActors(Executor):
 
     def __init__(self, address: str, is_own: bool, size: int | None, env: str | None, limit: float, memory: int | None):
         self.workers: list[RayWorker] = []
+        self._is_own, self._had_workers = is_own, False
         self.counts: Counter[str] = Counter()
         self._spare: list[Any] = []  # actors whose worker process was lost, or that are being restarted
         files = named_files(env) if env else []
@@ -198,7 +200,7 @@ class RayActors(Executor):
             _connect(address, [] if is_own else files)
         cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
         self.size = size or max(1, int(sum(cpus)))
-        share = 1.0 if is_own else _share(cpus, self.size)
+        share = 1.0 if is_own else _share(cpus, max(2, self.size))  # for audits there are two (eexp/workers/pool.py)
         group = {"concurrency_groups": {"control": 1}}
         self._actor_class = ray.remote(max_restarts=-1, max_task_retries=0, num_cpus=share, **group)(EnvironmentActor)
         self._warned = False
@@ -237,6 +239,8 @@ class RayActors(Executor):
 
     def wait(self, at_once: bool = False) -> list[tuple[RayWorker, dict | ChildFailed]]:
         answers = []
+        if self._has_ended():
+            raise EexpError("--on ray: the cluster on this machine has ended; start the command again, with --resume")
         with sigterm_as_ever():
             for worker, task in self._finished_tasks(at_once):
                 if task is worker.ping:
@@ -246,6 +250,10 @@ class RayActors(Executor):
                 else:
                     self._take_start(worker)
             return answers + self._check_workers()
+
+    def _has_ended(self) -> bool:
+        """Return whether the cluster that was started for this process has ended; Ray would wait a minute for it."""
+        return self._is_own and own_cluster_ended()
 
     def _finished_tasks(self, at_once: bool) -> list[tuple[RayWorker, Any]]:
         """Return (worker, task) for the tasks that are finished; waits for the first one, for TICK at most."""
@@ -321,6 +329,7 @@ class RayActors(Executor):
                 "it there, or into the working directory here and name it relative to that, so that it travels"
             )
         worker.started()
+        self._had_workers = True
 
     def _take_ping(self, worker: RayWorker) -> None:
         """Note that an actor is there. If it is not, its job tells."""
@@ -332,7 +341,8 @@ class RayActors(Executor):
         answers: list[tuple[RayWorker, dict | ChildFailed]] = []
         if not self._warned and self.workers and not self._any_ready() and now - self.workers[0].since > LONG:
             self._warned = True
-            tell("--on ray: no worker has started so far; waiting until the cluster has room for one")
+            state = "no worker is left" if self._had_workers else "no worker has started so far"
+            tell(f"--on ray: {state}; waiting until the cluster has room for one")
         for worker in list(self.workers):
             if worker.retry_at and now > worker.retry_at:
                 worker.start(self._settings)
@@ -342,7 +352,7 @@ class RayActors(Executor):
                 answers.append((worker, self._replace(worker)))
             elif worker.busy and not worker.ready and now - worker.since > START and self._any_ready():
                 worker.busy = False
-                answers.append((worker, {"failed": "the cluster has no room for another worker", "kind": "no room"}))
+                answers.append((worker, answer_from_error(NoRoom("the cluster has no room for another worker"))))
         return answers
 
     def _any_ready(self) -> bool:
@@ -356,8 +366,9 @@ class RayActors(Executor):
         return failure
 
     def close(self) -> None:
-        actors = [worker.actor for worker in self.workers] + self._spare
-        closed = [worker.actor.close.remote() for worker in self.workers if worker.ready]
+        has_ended = self._has_ended()
+        actors = [] if has_ended else [worker.actor for worker in self.workers] + self._spare
+        closed = [] if has_ended else [worker.actor.close.remote() for worker in self.workers if worker.ready]
         self.workers, self._spare = [], []
         if closed:
             ray.wait(closed, num_returns=len(closed), timeout=GRACE + TICK)
@@ -367,6 +378,8 @@ class RayActors(Executor):
             self._connects = False
             ray.shutdown()
             sys.stdout = self._stdout
+        if has_ended:
+            end_own_cluster()
 
 
 def _connect(address: str, files: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 A cluster that is started here is the child of a guard (eexp/system/child.py), which ends all its processes and removes
 its directory however this process ends. It obeys only those who hold a token, which is drawn for it. This module is
-also the program of that child.
+also the program of that child, which ends when one of Ray's daemons does: a cluster of one node cannot go on then.
 
 Ray reads its environment variables when it is imported, so it is imported here only after they are set.
 """
@@ -13,6 +13,7 @@ import importlib
 import logging
 import os
 import secrets
+import select
 import signal
 import sys
 import tempfile
@@ -27,6 +28,8 @@ from eexp.system.child import Child, ChildFailed
 
 NAMESPACE = "eexp"
 OBJECT_STORE = 100 << 20  # bytes; records are passed on one by one
+DAEMONS = ("gcs_server", "raylet")  # without either there is no cluster
+INTERVAL = 0.5  # seconds between two looks at them
 START = 120.0  # seconds until a cluster on this machine has started
 LONGEST_DIRECTORY = 30  # characters: with what Ray adds to it, the name of a socket may have 107
 
@@ -102,6 +105,11 @@ def own_cluster(cpus: int) -> str:
     return address
 
 
+def own_cluster_ended() -> bool:
+    """Return whether the cluster that this process has started has ended by itself, or by another process."""
+    return _started is not None and _started[0].wait(0) is not None
+
+
 def end_own_cluster() -> None:
     """End the cluster that this process has started before the process ends."""
     global _started
@@ -111,9 +119,10 @@ def end_own_cluster() -> None:
 
 
 def main() -> None:
-    """Run a cluster on this machine until standard input ends; its address is written to standard output."""
+    """Run a cluster on this machine until standard input or a daemon ends; write its address to standard output."""
     pipe = os.dup(1)
     os.dup2(2, 1)
+    import psutil
     import ray
 
     try:
@@ -129,6 +138,11 @@ def main() -> None:
         os.write(pipe, f"!{' '.join(str(e).split())}\n".encode())
         return
     os.write(pipe, ray.get_runtime_context().gcs_address.encode() + b"\n")
-    sys.stdin.buffer.read()
+    for stream in (1, 2):  # what Ray prints of a daemon that has ended; the command says it in one line
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    daemons = [child for child in psutil.Process().children() if child.name() in DAEMONS]
+    while not select.select([sys.stdin], [], [], INTERVAL)[0]:
+        if not all(daemon.is_running() and daemon.status() != psutil.STATUS_ZOMBIE for daemon in daemons):
+            os._exit(1)  # ray.shutdown would wait for it; the guard ends the others
     signals.exit_at_once(signal.SIGTERM)
     ray.shutdown()

@@ -40,7 +40,7 @@ def open_actors(
     is_own = not address
     if is_own:
         size = size or min(usable_cores(), MOST_WORKERS)
-        address = own_cluster(size)
+        address = own_cluster(max(2, size))  # for audits there are two workers at least (eexp/workers/pool.py)
     from eexp.workers.ray_actors import RayActors
 
     return RayActors(address, is_own, size, env, limit, memory)

@@ -24,10 +24,10 @@ import orjson
 
 from eexp.envs import OpenEnvironments, logins
 from eexp.envs.forking import ForkLost
-from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, UsageError, unexpected_error
+from eexp.errors import EexpError, InputError, unexpected_error
 from eexp.records.jsonl import dumps
 from eexp.system import signals
-from eexp.workers.jobs import perform
+from eexp.workers.jobs import answer_from_error, perform
 
 HEARTBEAT = 0.5  # seconds at least between two signs of life
 
@@ -56,7 +56,7 @@ def main() -> None:
         try:
             data = dumps(answer)
         except InputError as e:  # an environment returned something that JSON cannot hold
-            data = dumps(_failed(e))
+            data = dumps(answer_from_error(e))
         while data:
             data = data[os.write(pipe, data) :]
 
@@ -77,42 +77,13 @@ def _answer(job: dict, environments: OpenEnvironments, on_step: Callable[..., No
     """Do a job and return the answer: {"done": ...}, {"failed": ...} or {"lost": ...}."""
     try:
         return {"done": perform(job, environments, on_step)}
-    except InputError as e:
-        return _failed(e)
     except EexpError as e:
-        kind = "usage" if isinstance(e, UsageError) else "no room" if isinstance(e, NoRoom) else "other"
-        return {"failed": str(e), "kind": kind}
+        return {**answer_from_error(e), "again": isinstance(e, ForkLost)}
     except MemoryError:
         return {"lost": "took more memory than is allowed"}
     except Exception as e:  # it costs this record, and the state of the environment cannot be trusted
         environments.close()
-        return _failed(unexpected_error(e))
-
-
-def _failed(e: InputError) -> dict:
-    kind = "environment" if isinstance(e, EnvironmentFailed) else "input"
-    return {
-        "failed": str(e),
-        "where": e.where,
-        "message": e.message,
-        "evidence": e.evidence,
-        "kind": kind,
-        "again": isinstance(e, ForkLost),
-    }
-
-
-def error_from_answer(answer: dict[str, Any]) -> EexpError:
-    """Return the error that a worker's answer reports."""
-    match answer["kind"]:
-        case "environment":
-            return EnvironmentFailed(answer["message"], answer["where"], answer["evidence"])
-        case "input":
-            return InputError(answer["message"], answer["where"], answer["evidence"])
-        case "usage":
-            return UsageError(answer["failed"])
-        case "no room":
-            return NoRoom(answer["failed"])
-    return EexpError(answer["failed"])
+        return answer_from_error(unexpected_error(e))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@
     python placebo.py thoughts sr.jsonl STYLE > exchanged.jsonl   # thoughts exchanged among examples; actions stay
     python placebo.py here sr.jsonl STYLE > here.jsonl            # what thoughts say beyond this state's outcomes
     python placebo.py states rules.jsonl sr.jsonl > same.jsonl    # leave out states that sr.jsonl has no example of
+    python placebo.py goals relabelled.jsonl > exchanged.jsonl    # instructions exchanged among demonstrations
 
 Outcomes are exchanged among alternatives of one verb, the first word of the action, and so are as frequent as before.
-The expert's actions keep theirs: they are the trajectory itself.
+The expert's actions keep theirs: they are the trajectory itself. Instructions are exchanged among demonstrations that
+end with one verb.
 """
 
 from __future__ import annotations
@@ -63,6 +65,18 @@ def look_no_further(records: list[dict], style_name: str) -> None:
     _replace_thoughts(records, style, [re.sub(r" After .*(?= So I )", "", thought) for thought in thoughts])
 
 
+def exchange_goals(records: list[dict], rng: random.Random) -> None:
+    """Exchange the instructions of demonstrations whose last actions begin with the same word, in place."""
+    by_verb: dict[str, list[dict]] = defaultdict(list)
+    for record in records:
+        by_verb[record["steps"][-1]["action"].partition(" ")[0]].append(record)
+    for group in by_verb.values():
+        instructions = [record["instruction"] for record in group]
+        rng.shuffle(instructions)
+        for record, instruction in zip(group, instructions):
+            record["instruction"] = instruction
+
+
 def of_same_states(records: list[dict], file: str) -> list[dict]:
     """Return the examples of states that have an example in another file, too.
 
@@ -90,6 +104,8 @@ def main() -> None:
     rng = random.Random(0)
     if what == "outcomes":
         exchange_outcomes(records, rng)
+    elif what == "goals":
+        exchange_goals(records, rng)
     elif what == "here":
         look_no_further(records, *style)
     elif what == "states":

@@ -149,7 +149,7 @@ $(OUT)/base.gguf: $(call given,BASE)
 # would refuse what it thinks in play.
 $(OUT)/star.jsonl: $(OUT)/rollout.jsonl $(OUT)/base.gguf $(call given,SELF)
 	eexp reflect -m $(OUT)/base.gguf --no-outcomes --keep-matching --no-guard hindsight --no-guard invented $(SELF) \
-	  --threads 1 --rejects $(@:.jsonl=.rejects) -o $@ $<
+	  --threads 1 --rejects $(@:.jsonl=.rejects) -o $@ $< || test $$? = 4
 
 $(OUT)/sr-self.jsonl: $(OUT)/rollout.jsonl $(OUT)/base.gguf $(call given,SELF)
 	eexp reflect -m $(OUT)/base.gguf --no-guard verify --no-guard hindsight $(SELF) \

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import liars
 import pytest
@@ -26,6 +28,7 @@ from eexp.errors import EexpError
 from eexp.formats.episodes import conversation_of
 from eexp.workers.jobs import InProcess
 
+TESTS = str(Path(__file__).parents[1])
 WAYS = ("state", "replay")  # copies by a fork of the process need one without threads: a command of its own, below
 
 
@@ -121,6 +124,117 @@ def test_eleven_of_twelve_lies_are_caught_by_the_default_audit(branched):
 def test_the_check_finds_each_lie(liar):
     findings = Checker(liar, tasks=4, limit=10.0).findings()
     assert any(finding.verdict == FAILED for finding in findings)
+
+
+@pytest.fixture
+def not_forked(monkeypatch):
+    """Let no check fork this process: tests before it may have started threads here."""
+    monkeypatch.setattr(liars.Honest, "in_process", False)
+
+
+def test_the_check_finds_nothing_where_nothing_is_wrong(not_forked):
+    failed = [f for f in Checker(liars.Honest, tasks=4, limit=10.0).findings() if f.verdict == FAILED]
+    assert not failed
+
+
+# -- lies that stay in a process, and masks that hide all --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> str:
+    """Return a file with the expert's paths in 20 houses, with three alternatives in each state."""
+    file = tmp_path_factory.mktemp("many") / "branched"
+    paths = expert(House(), islice(House().tasks("train"), 20))
+    write(file, list(branch(paths, None, BranchSettings(k=3, source="admissible"))))
+    return str(file)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cache_of_the_process_is_found_by_a_replay_in_another_one(many, workers, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", TESTS)
+    rollout = ("rollout", "-j", workers, many, "--env")
+    error = run(*rollout, "liars:CachesInTheProcess").one_error(1, "house/train/", "in one process", "another one")
+    assert "liars:CachesInTheProcess does not answer in the same way in every process" in error
+    honest = run(*rollout, "liars:Honest").ok()
+    (number,) = re.findall(r"(\d+) alternatives audited in another process: all equal", honest.err)
+    assert int(number) >= 15
+
+
+def test_the_check_compares_with_another_process(monkeypatch, not_forked):
+    monkeypatch.setenv("PYTHONPATH", TESTS)
+    assert b" lead to the same in another process" in run("env", "check", "liars:Honest").ok().out
+    requirement = r" 3  NOT MET +instances agree +task train/\d+ in another process, "
+    for liar in liars.UNSEEN_IN_ONE_PROCESS:
+        failed = [f.check for f in Checker(liar, tasks=4, limit=10.0).findings() if f.verdict == FAILED]
+        assert not failed, "one process is enough to find it"
+        checked = run("env", "check", liar.spec).ok(1).out.decode()
+        assert re.search(r"FAIL  processes +task train/\d+ in another process, ", checked)
+        checked = run("env", "check", liar.spec, "--conformance", "-n", 5).ok(1).out.decode()
+        assert re.search(requirement, checked)
+
+
+@pytest.mark.parametrize("liar", liars.MASKS, ids=lambda liar: liar.__name__)
+def test_a_mask_that_leaves_nothing_ends_the_run_and_fails_the_check(branched, liar, monkeypatch, not_forked):
+    for settings in ({}, {"audit": 0}, {"fork": "replay"}):
+        message = message_of(branched, liar(), **settings)
+        assert message.startswith(f"house/train/0: the mask of {liar.spec} leaves nothing in which ")
+    (failed,) = (f for f in Checker(liar, tasks=4, limit=10.0).findings() if f.verdict == FAILED)
+    assert failed.check == "mask" and failed.detail.startswith("the mask leaves nothing in which ")
+    monkeypatch.setenv("PYTHONPATH", TESTS)
+    checked = run("env", "check", liar.spec, "--conformance").ok(1)
+    assert checked.out.decode().count("not checked") == 17 and b"the mask leaves nothing" in checked.out
+
+
+def test_what_only_the_mask_makes_equal_is_counted(branched):
+    class MasksNumbers(liars.Drifts):
+        spec = "liars:MasksNumbers"
+
+        def mask(self, text):
+            return re.sub(r"\d+ o'clock", "*", text)
+
+    _, refused, counts = rolled(branched, MasksNumbers(), audit=1)
+    told = "alternative[s] audited by replay: all equal"
+    assert not refused and 0 < counts[f"{told}, where `mask` hides what differs"] < counts[told]
+
+
+ALONE = """
+import fcntl
+from eexp.envs.worlds.house import House
+from eexp.errors import EexpError
+
+class Alone(House):
+    def __init__(self):
+        super().__init__()
+        self.lock = open("lock", "w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EexpError("another one is open") from None
+"""
+
+
+def test_an_environment_that_cannot_be_opened_twice_is_audited_in_its_own_process(branched, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alone.py").write_text(ALONE)
+    file = write(tmp_path / "branched", branched[:4])
+    result = run("rollout", "--env", "alone:Alone", "-j", 1, file).ok()
+    assert result.err.count("in another process not made, and no more tried: another one is open") == 1
+    assert len(result.records) == 4 and "audited by replay: all equal" in result.err
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_admissible_actions_in_another_order_are_refused(branched, way):
+    swapped = copy.deepcopy(branched[0])
+    listed = swapped["steps"][1]["admissible"]
+    listed[0], listed[1] = listed[1], listed[0]
+    executed, (error, *_), _ = rolled([swapped], House(), fork=way)
+    assert "the admissible actions are in another order, from " in str(error)
+    assert error.evidence["recorded"] == listed
+    assert all(a["outcome"] is None for step in executed[0]["steps"] for a in step["alternatives"])
+    part = copy.deepcopy(branched[0])
+    for step in part["steps"]:
+        step["admissible"] = step["admissible"][::2]
+    assert not rolled([part], House(), fork=way)[1]
 
 
 PROGRAM = """

@@ -492,7 +492,8 @@ def test_a_task_that_always_fails_is_set_aside(faults):
     assert str(first) == "the environment's process failed 3 times, at last: killed by signal 9 (SIGKILL)"
     assert str(second).startswith("the environment's process failed 3 times, at last: no answer within 1 s")
     assert len(first.evidence["actions"]) == 3 and len(second.evidence["actions"]) == 2
-    assert str(third) == "ValueError: the roof fell in" and "in raised" in third.evidence["traceback"]
+    assert re.fullmatch(r"ValueError: the roof fell in \(faulty_worlds\.py:\d+\)", str(third))
+    assert "in raised" in third.evidence["traceback"]
     assert all(isinstance(e, EnvironmentFailed) for e in (first, second, third))
     assert "cannot be written as JSON" in str(fourth)
 
@@ -506,7 +507,7 @@ def test_an_exception_in_this_process_costs_its_task_too(faults):
     alone = play(LocalEnvironments(House, 1), tasks(9), Drawing().policy())
     assert episodes == [e for n, e in enumerate(alone) if n != 4]
     ((record, error),) = set_aside
-    assert record["task"]["id"] == task and error == "ValueError: the roof fell in"
+    assert record["task"]["id"] == task and error.startswith("ValueError: the roof fell in (faulty_worlds.py:")
 
 
 def test_the_first_failure_in_the_order_of_tasks_ends_a_run_that_stops_at_errors(faults):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from running import ROOT, lines, read, run
+from own_episodes import episode
+from running import ROOT, lines, read, run, write
 
 from eexp.envs import open_env
 from eexp.envs.check import NOTE, OK, Checker
@@ -82,3 +83,33 @@ def test_failed_demonstrations_are_counted_and_taken(data):
             result = run(stage, stdin=lines([record])).ok()
             assert result.records
             assert ("1 trajectory that did not succeed" in result.err) == failed
+
+
+NOT_KNOWN = "$.success: null in a real environment, so neither a success nor a failure"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["compare"],
+        ["power"],
+        ["report", "-o", "-"],
+        ["policy-data"],
+        ["import", "episodes", "--no-replay", "--success"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("score", [None, 1.0])
+def test_an_episode_whose_success_is_not_known_is_neither(command, score, tmp_path):
+    unknown = episode("b", 0, None, score=score)
+    file = write(tmp_path / "b.jsonl", [episode("a", 0, True, score=1.0), unknown])
+    run(*command, file).one_error(3, f"b.jsonl:2: {NOT_KNOWN}")
+
+
+def test_an_episode_whose_success_is_not_known_is_shown_as_one(tmp_path):
+    file = write(tmp_path / "b", [episode("a", 0, True), episode("b", 0, None)])
+    assert "  success not known, score None" in run("show", "-n", 2, file).ok().out.decode()
+    assert "1 successes; success not known: 1" in run("show", "--summary", file).ok().out.decode()
+    assert run("stats", "--json", file).ok().records[0]["success"] == 1.0
+    rewarded = run("policy-data", "--reward", "score", file).ok()
+    assert not rewarded.records, "which is about scores, and neither has one"

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -525,6 +526,49 @@ def test_an_environment_without_admissible_actions(data):
 def test_models_that_cannot_be_opened(model, code, message, data):
     run("branch", "-m", model, data["expert"]).one_error(code, message)
     run("eval", "house", "-n", "1", "-m", model).one_error(code, message)
+
+
+@pytest.mark.parametrize(("hub", "reason"), [("silent", "no answer within 3 s"), ("closed", "Connection refused")])
+def test_a_name_that_a_hub_out_of_reach_cannot_have(hub, reason, data, tmp_path):
+    """A mistyped directory is such a name; the library of the hub would try each of its files for half a minute."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if hub == "silent":
+            server.listen(20)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        env = environment(HF_HUB_OFFLINE="0", HF_ENDPOINT=address, HF_HOME=str(tmp_path), NO_PROXY="127.0.0.1")
+        for command in (
+            ["branch", "-m", "hf:agnt", data["expert"]],
+            ["finetune", "-m", "agnt", "-o", tmp_path / "out", data["imitation"]],
+            ["export", "no/agnt", "-o", tmp_path / "agnt.gguf"],
+            ["stats", "--tokenizer", "agnt", data["imitation"]],
+        ):
+            began = time.monotonic()
+            error = spawn(*command, env=env).one_error(1, "agnt: no such directory, and no such model in the")
+            assert f"{address} cannot be reached: " in error and reason in error
+            assert error.rstrip().endswith("(with HF_HUB_OFFLINE=1 it is not asked)")
+            assert time.monotonic() - began < 20, "the library would take 23 s and more"
+        run(*command).one_error(1, "agnt: no such directory", "HF_HUB_OFFLINE forbids to ask the hub")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["show", "-n", 10**22, "@expert"], "'-n' / '--number': 10000000000000000000000 is larger than 2147483647"),
+        (["select", "--by", "random", "-n", 10**22, "@expert"], "'-n' / '--number': 10000000000000000000000 is larger"),
+        (["expert", "house", "--skip", 2**31], "'--skip': 2147483648 is larger than 2147483647"),
+        (["score", "--context", 10**13, "@imitation"], "'--context': 10000000000000 is larger than 2147483647"),
+        (["score", "--threads", 10**6, "@imitation"], "'--threads': 1000000 is not in the range 1<=x<=512"),
+    ],
+)
+def test_numbers_that_are_too_large(command, message, data):
+    run(*(data[word[1:]] if str(word).startswith("@") else word for word in command)).one_error(2, message)
+
+
+def test_a_context_that_does_not_fit_into_memory(data):
+    """llama.cpp would fill the machine with it: it takes 2.5 TB."""
+    error = run("score", "--context", 2 * 10**9, data["imitation"]).one_error(1, "tiny: a context of 2,000,000,000 ")
+    assert error.endswith(" GB are free; give a smaller --context")
 
 
 def test_models_that_a_command_cannot_use(data):

@@ -64,6 +64,7 @@ STAGES = {
     "policy-data": Stage(("policy-data", "--refused", "0.5"), "episodes-of-a-model", "episode"),
     "preference-data": Stage(("preference-data",), "rollout"),
     "recover": Stage(("recover",), "rollout", same_type=True),
+    "relabel": Stage(("relabel",), "rollout"),
     "select": Stage(("select",), "expert", any_type=True, same_type=True),
     "split": Stage(("split", "--part", "1", "--part", "2"), "expert", any_type=True, same_type=True),
     "split-examples": Stage(

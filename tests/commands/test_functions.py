@@ -98,6 +98,7 @@ def test_the_functions_run_one_after_the_other(tmp_path):
         next(f["reflect"](iter(executed), style))
     assert list(f["preference_data"](iter(followed), style))
     assert list(f["recover"](iter(executed)))
+    assert list(f["relabel"](iter(executed), pool))
     assert list(f["summarise"](iter(demonstrations[:1]), style, model))
     with worlds(house, 2) as playing:
         agent, short = ModelPolicy(model, style, 24, "never"), EvalSettings(temperature=1.0, max_steps=2)

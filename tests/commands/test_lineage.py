@@ -50,6 +50,7 @@ VALUES = {
     ("eval", "panel_file"): "panel.jsonl",
     ("eval", "recall"): "past.jsonl",
     ("imitation-data", "recall"): "past.jsonl",
+    ("relabel", "apart_from"): "panel.jsonl",
 }
 
 #: Options that are recorded under another name.

@@ -8,8 +8,9 @@ import pytest
 from running import ROOT, lines, read, run, write
 
 from eexp.acting.play import panel
+from eexp.envs.task_names import TaskNames, draw, names_of
 from eexp.envs.worlds.house import House
-from eexp.evidence.panels import TaskNames, draw, make_panel, names_of, panel_hash
+from eexp.evidence.panels import make_panel, panel_hash
 
 
 def _bare(records):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,10 +11,16 @@ from pathlib import Path
 
 import pytest
 from running import ROOT, environment, read, run
+from small_models import FIRST_LAYERS
 
+from eexp.errors import UsageError
 from eexp.system.plugins import Registry
+from eexp.training.settings import ClipSettings, DPOSettings, Settings
 
-GROUPS = ("environments", "models", "import_formats", "export_formats", "rationales", "judges", "executors", "commands")
+GROUPS = (
+    *("environments", "models", "import_formats", "export_formats", "rationales", "guards", "judges"),
+    *("objectives", "executors", "commands"),
+)
 BY = "@eexp-stairs-0.1"
 
 
@@ -63,6 +70,11 @@ def test_each_kind_of_the_example_in_a_pipe(installed, tmp_path):
     assert {r["reflection_by"] for r in reflections} == {f"rule: short{BY}"}
     assert f" rationale=short{BY} " in last(reflections)
     assert "I want to jump up: I expect 'You are on step 2 of" in reflections[0]["completion"][0]["content"]
+    composed = ("reflect", "--rationale", "short", "--weigh", 0, "--guard")
+    numbered = stage(*composed, "stepless", tmp_path / "rollout.jsonl")
+    assert f" guard=stepless{BY}" in last(numbered) and [r["id"] for r in numbered] == [r["id"] for r in reflections]
+    long = run(*composed, "length", "--min-words", 99, "--on-error", "skip", tmp_path / "rollout.jsonl").ok(4)
+    assert not long.records and "fewer than 99" in long.err
     preferences = stage("preference-data", "--worse", "behind", tmp_path / "rollout.jsonl")
     assert {p["worse"] for p in preferences} == {"behind"} and last(preferences).endswith(f" worse=behind{BY}")
     assert stage("imitation-data", tmp_path / "rollout.jsonl")
@@ -76,6 +88,38 @@ def test_each_kind_of_the_example_in_a_pipe(installed, tmp_path):
     kept = stage("shortest", "-n", 1, tmp_path / "expert.jsonl")
     assert len(kept) == 1 and last(kept).startswith(f"shortest{BY} ")
     assert {e["model"] for e in stage("eval", "stairs", "-m", model, "-n", 2)} == {f"{model}{BY}"}
+
+
+def test_an_objective_brings_its_own_settings(installed, tmp_path, data):
+    train = ("finetune", "-q", "-m", FIRST_LAYERS, "--max-steps", 1, data["imitation"], "-o")
+
+    def first_loss(name: str, *args: object) -> float:
+        run(*train, tmp_path / name, *args).ok()
+        return json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+
+    plain = first_loss("sft")
+    assert first_loss("none", "--objective", "focal", "--focal-gamma", 0) == pytest.approx(plain)
+    assert first_loss("focal", "--objective=focal") < plain
+    settings = json.loads((tmp_path / "focal" / "eexp.json").read_text())["settings"]
+    assert (settings["objective"], settings["focal_gamma"]) == (f"focal{BY}", 2.0)
+    run(*train, tmp_path / "focal", "--resume", "--objective", "focal", "--focal-gamma", 3).one_error(2, "focal_gamma")
+
+    run(*train, tmp_path / "no", "--focal-gamma", 1).one_error(2, "No such option '--focal-gamma'")
+    run(*train, tmp_path / "no", "--objective", "focal", "--clip", 0.1).one_error(2, "not for --objective focal")
+    run(*train, tmp_path / "no", "--objective", "focal", "--beta", 1).one_error(2, "--beta is for --objective dpo")
+    run(*train, tmp_path / "no", "--objective", "focal", "--focal-gamma", -1).one_error(2, "--focal-gamma")
+    assert "--focal-gamma X" in run("finetune", "--objective", "focal", "--help").ok().out.decode()
+    assert "focal" not in run("finetune", "--help").ok().out.decode()
+
+
+def test_settings_from_python_fit_their_objective(installed):
+    from eexp_stairs.objective import FocalSettings  # pyright: ignore[reportMissingImports]
+
+    assert Settings(objective="focal", own=FocalSettings(1.0)).as_dict()["focal_gamma"] == 1
+    assert Settings(objective="dpo", own=DPOSettings(beta=0.3)).as_dict()["beta"] == 0.3
+    for objective, own in (("sft", DPOSettings()), ("focal", ClipSettings(0.1)), ("dpo", FocalSettings())):
+        with pytest.raises(UsageError, match=f"{type(own).__name__} is not for --objective {objective}"):
+            Settings(objective=objective, own=own)
 
 
 def test_a_run_goes_on_after_an_interruption(installed, tmp_path):
@@ -149,6 +193,7 @@ MODULE = """
 import click
 from eexp.envs import Environment
 from eexp.models import TextModel
+from eexp.training.settings import ObjectiveKind
 
 def fails(*args, **more): raise KeyError("a mistake")
 class Silent(TextModel):
@@ -158,7 +203,9 @@ class Failing(Silent):
     write = fails
 class Unfinished(TextModel): pass
 def no_model(spec, engine): return spec
+def silent(text, situation): return True
 number = 7
+lost = ObjectiveKind("bad_plugins:Silent")
 @click.command("stumbles")
 def stumbles(): fails()
 """
@@ -188,8 +235,16 @@ fails = bad_plugins:fails
 [eexp.rationales]
 fails = bad_plugins:fails
 
+[eexp.guards]
+fails = bad_plugins:fails
+silent = bad_plugins:silent
+
 [eexp.judges]
 fails = bad_plugins:fails
+
+[eexp.objectives]
+number = bad_plugins:number
+lost = bad_plugins:lost
 
 [eexp.commands]
 expert = bad_plugins:stumbles
@@ -238,10 +293,15 @@ def test_what_is_broken_is_one_line_and_stops_nothing_else(broken, data, tmp_pat
     run(*branch, "-m", "no-model:1").one_error(1, "returned no eexp.models.Model")
     run(*branch, "-m", "unfinished").one_error(1, "model unfinished@bad-plugins-0.3: TypeError: Can't instantiate")
     rolled_out = data["rollout"]
+    run("reflect", "--guard", "silent", rolled_out).one_error(1, "guard silent@bad-plugins-0.3: returned bool, not a")
+    train = ("finetune", "-m", "tiny", "-o", tmp_path / "run", data["imitation"], "--objective")
+    run(*train, "number").one_error(2, "objective number@bad-plugins-0.3 is not an eexp.training.settings.Objec")
+    run(*train, "lost").one_error(1, "objective lost@bad-plugins-0.3: TypeError")
     for kind, args in (
         ("import format", ["import", "fails", rolled_out]),
         ("export format", ["export-log", "--format", "fails", rolled_out]),
         ("rationale", ["reflect", "--rationale", "fails", rolled_out]),
+        ("guard", ["reflect", "--guard", "fails", rolled_out]),
         ("judge", ["preference-data", "--worse", "fails", rolled_out]),
     ):
         line = f"{kind} fails@bad-plugins-0.3: KeyError: 'a mistake'"
@@ -262,3 +322,21 @@ def test_the_list_says_what_cannot_be_used(broken):
     assert ("eexp.environments", "missing") not in problems, "which only an import can tell"
     checked = {row["name"]: row["problem"] for row in run("plugins", "--others", "--check", "--json").records}
     assert "No module named 'no_such_module'" in checked["missing"] and checked["silent"] is None
+
+
+def test_metadata_that_are_not_utf_8_stop_nothing(tmp_path, monkeypatch):
+    for package, entries, metadata in (
+        ("first", b"[eexp.commands]\nbroken\xff = a:b\n", b"Name: first\nVersion: 1\n"),
+        ("second", b"[eexp.commands]\nother = bad:one\n", b"Name: second\nVersion: 2\nSummary: caf\xe9\n"),
+        ("third", b"none of ours \xff\n", b"\xff"),
+    ):
+        directory = tmp_path / f"{package}-1.dist-info"
+        directory.mkdir()
+        (directory / "entry_points.txt").write_bytes(entries)
+        (directory / "METADATA").write_bytes(metadata)
+    use(tmp_path, monkeypatch)
+    broken, other = run("plugins", "--others", "--json").ok(1).records
+    assert broken["package"] == "first" and "a name may have letters" in broken["problem"]
+    assert (other["name"], other["package"], other["version"]) == ("other", "second", "2") and not other["problem"]
+    run("nosuch").one_error(2, "No such command 'nosuch'")
+    run("other").one_error(1, "command 'other' of second 2", "cannot be loaded")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import lines, read, run, write
 
-from eexp.acting.branch import begins_with, branch
+from eexp.acting.branch import EQUAL_IN_WORDS, begins_with, branch
 from eexp.acting.expert import expert
 from eexp.acting.rollout import rollout
 from eexp.acting.settings import BranchSettings, RolloutSettings
@@ -110,6 +110,37 @@ def test_expert_leaves_out_trajectories_without_success():
     assert f"{10 - len(result.records)} trajectories left out: the expert did not succeed" in result.err
 
 
+def test_trajectories_without_success_are_set_aside_when_asked(tmp_path):
+    """With --rejects FILE, each is in FILE whole, and the exit code says so; --shard marks it."""
+    args, rejects = ["expert", "house", "-n", 4, "--noise", 0.5], tmp_path / "rejects"
+    every = {r["id"]: r for r in run(*args, "--all").ok().records}
+    kept = run(*args).ok().records
+    lost = [i for i in every if i not in {r["id"] for r in kept}]
+    assert kept and lost
+    for more in ([], ["--shard", "1/1"]):
+        result = run(*args, *more, "--rejects", rejects).ok(4)
+        assert [r["id"] for r in result.records if r["type"] == "trajectory"] == [r["id"] for r in kept]
+        aside = [r for r in read(rejects) if r["type"] == "reject"]
+        assert [r["record"] for r in aside] == [{k: v for k, v in every[i].items() if k != "lineage"} for i in lost]
+        assert all(r["error"] == "$.outcome: the expert did not succeed" for r in aside)
+        assert f"{len(lost)} set aside in {rejects}" in result.err
+        assert result.err.count(f"expert: set aside: {lost[0]}: ") == 1
+    assert "2 set aside" in run(*args, "--on-error", "skip").ok(4).err and len(lost) == 2
+
+
+def test_a_trajectory_is_played_twice_where_timing_may_change_it(tmp_path):
+    """What goes differently the second time is refused, with the place, and the others are those of one play."""
+    rejects = tmp_path / "rejects.jsonl"
+    result = run("expert", "liars:Hurried", "-n", 6, "--rejects", rejects).ok(4)
+    once = run("expert", "liars:Honest", "-n", 6).ok().records
+    tasks = [record["task"]["id"] for record in once]
+    assert [record["task"]["id"] for record in result.records] == [id for n, id in enumerate(tasks) if n % 2]
+    assert [record["steps"] for record in result.records] == [record["steps"] for record in once[1::2]]
+    (first, *_) = read(rejects)
+    assert "$.steps[2].observation: played again, it goes differently: the observation is" in first["error"]
+    assert "All is quiet." in first["evidence"]["recorded"] and "All is quiet." not in first["evidence"]["observed"]
+
+
 def test_the_house_repeats_an_experts_path(experts):
     for t in experts:
         house = House()
@@ -166,6 +197,7 @@ def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
     assert draws == [("fly away", -4.0), ("swim", -7.0)]
     assert counts["draw[s] of the expert's own action"] == 2 and counts["draw[s] without an action"] == 2
     assert counts["duplicate draw[s] dropped"] == 2 and counts["alternative[s] from the policy"] == 2
+    assert counts[EQUAL_IN_WORDS] == 3, "all four but the one with other blanks around it"
     rest = [a for a in alternatives if a["source"] == "admissible"]
     assert (
         counts["alternative[s] filled up from the admissible actions"]
@@ -173,6 +205,27 @@ def test_sameness_is_up_to_case_blanks_and_punctuation(experts):
         == len(one[0]["steps"][0]["admissible"]) - 1
     )
     assert all(a["logprob"] is None for a in rest)
+
+
+@pytest.mark.parametrize("record", [{"env": "exec:sh world.sh"}, {"action_equality": "exact"}, {"tools": [{}]}])
+def test_every_character_counts_in_a_shell(experts, record):
+    drawn = ("ls -S", " ls -s ", "ls -A", "ls -a", "ls", "ls .", "ls -a")
+    step = {"observation": "$", "action": "ls -S", "admissible": None}
+    policy, counts = Parrot(*drawn), Counter()
+    (branched,) = branch(
+        iter([{**experts[0], **record, "steps": [step]}]),
+        policy,
+        BranchSettings(k=7, rounds=1),
+        count=lambda what, n=1: counts.update({what: n}),
+    )
+    alternatives = branched["steps"][0]["alternatives"]
+    assert [a["action"].strip() for a in alternatives] == ["ls -s", "ls -A", "ls -a", "ls", "ls ."]
+    assert counts["draw[s] of the expert's own action"] == counts["duplicate draw[s] dropped"] == 1
+    assert not counts[EQUAL_IN_WORDS]
+    executed = [{**a, "outcome": {"observation": a["action"], "done": False}} for a in alternatives]
+    trajectory = {**branched, "steps": [{**step, "alternatives": executed}], "outcome": None}
+    examples = list(world_model_data(iter([trajectory]), STYLE, WorldModelSettings(expert=False)))
+    assert len(examples) == 5, "later stages tell them apart, too"
 
 
 def test_requests_to_the_policy(experts):

@@ -32,6 +32,16 @@ def test_counts_lengths_and_shares_are_those_of_the_records(data):
     assert all(row["duplicates"] == 0 and row["leaks"] is None for row in table.values())
 
 
+def test_a_success_that_is_not_known_is_in_no_share(data, tmp_path):
+    """As after an import without a replay; a success or a score is enough."""
+    first, second, third = read(data["expert"])
+    first["outcome"] = {"observation": "The end."}
+    second["outcome"] = {"observation": "The end.", "score": 0.5}
+    file = write(tmp_path / "some", [first, second, third])
+    assert run("stats", "--json", file).ok().records[0]["success"] == 0.5
+    assert run("stats", "--json", write(tmp_path / "none", [first])).ok().records[0]["success"] is None
+
+
 def test_duplicates_and_leaks(data, tmp_path):
     """Examples are compared by their words, trajectories by actions; a leak is a record of a task to keep apart."""
     examples, trajectories = read(data["imitation"]), read(data["expert"])
@@ -104,5 +114,17 @@ def test_a_key_that_looks_like_a_task_is_none(data, tmp_path):
 
 
 def test_a_model_without_a_tokenizer_is_named(data, tmp_path):
-    run("show", "--row", tmp_path / "none", data["imitation"]).one_error(1, "none: no tokenizer")
+    run("show", "--row", tmp_path / "none", data["imitation"]).one_error(1, "model directory not found: ")
+    (tmp_path / "empty").mkdir()
+    run("show", "--row", tmp_path / "empty", data["imitation"]).one_error(1, "empty: no tokenizer")
     run("stats", "--tokenizer", "http://localhost:1/v1#m", data["imitation"]).one_error(2, "has no tokenizer")
+
+
+@pytest.mark.parametrize("field", ["steps", "invalid"])
+@pytest.mark.parametrize("number", [-1, 2**31, 2**63, 2**64 - 1])
+def test_a_number_of_actions_that_no_episode_has_is_refused(data, tmp_path, field, number):
+    episode = {**read(data["episodes"])[0], field: number}
+    file = write(tmp_path / "episodes", [episode])
+    run("stats", file).one_error(
+        3, f"{file}:1: $.{field}: expected an integer {'>= 0' if number < 0 else '<= 2147483647'}"
+    )

@@ -67,6 +67,7 @@ CALLS: dict[str, list[list[str]]] = {
     "branch": [["branch", "--from", "admissible", "rollout"], ["branch", "-m", EVIL, "rollout"]],
     "rollout": [["rollout", "rollout"], ["rollout", "--on-error", "skip", "rollout"]],
     "follow": [["follow", "-m", "expert", "rollout"], ["follow", "-m", EVIL, "rollout"]],
+    "relabel": [["relabel", "rollout"], ["relabel", "--apart-from", "panel", "rollout"]],
     "correct": [["correct", "episodes"], ["correct", "--env", EVIL, "episodes"]],
     "reward": [["reward", "episodes"], ["reward", "--env", EVIL, "episodes"]],
     "summarise": [["summarise", "-m", EVIL, "rollout"]],

@@ -264,7 +264,7 @@ def test_elements_keep_their_numbers(env):
 
 
 def json_view(env) -> dict:
-    answer = env._page.evaluate("eexpPage.read()")
+    answer = env._page.evaluate_isolated("eexpPage.read()")
     return {"lines": answer["lines"], "waiting": answer["waiting"]}
 
 

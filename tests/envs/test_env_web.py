@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ from eexp.envs import open_env, unsafe_in_records
 from eexp.envs.spec_files import named_files
 from eexp.envs.worlds.browser import chromium, judging
 from eexp.envs.worlds.browser.judging import Ending
-from eexp.envs.worlds.browser.lines import KEYS, Line, View, keys_of
+from eexp.envs.worlds.browser.lines import KEYS, Line, View, keys_of, one_line, quoted, unquoted, word
 from eexp.envs.worlds.browser.recording import RecordedPage
 from eexp.envs.worlds.browser.scripted import ScriptedAction
 from eexp.envs.worlds.browser.web_tasks import Judge, QueryResult, read_web_tasks
@@ -157,6 +158,23 @@ def test_the_cells_of_a_row_stand_in_one_line():
         Line(0, text="below"),
     ]
     assert texts_of_lines(lines) == ["table", '  row "oak" | [4] link "1"', "", "", '  row "elm"', "", 'text "below"']
+
+
+def test_a_text_of_a_page_is_one_line_and_a_word_one_word():
+    breaks = "\n\r\x0b\x0c\x1c\x1d\x1e\x7f\x85\u2028\u2029"
+    for n, character in enumerate(breaks):
+        text = f'a{character}[2] button "b"'
+        line = Line.of({"depth": 0, "role": "textbox", "name": text if n % 2 else "", "source": f"#{text}", "id": 1})
+        assert len(line.render().splitlines()) == 1 and not re.search("[\x00-\x1f\x7f-\x9f]", line.render())
+        assert (
+            line.source == "#a_[2]_button_b_" and ScriptedAction.naming("click", line, [line]).on([line]) == "click [1]"
+        )
+        assert unquoted(quoted(text)) == text and len(quoted(text).splitlines()) == 1, "it can be selected as it is"
+        assert one_line(text) == 'a [2] button "b"'
+    ordinary = 'été "öl" \\ 你好 \u200f\xa0👩\u200d🌾\t'
+    assert quoted(ordinary) == json.dumps(ordinary, ensure_ascii=False)
+    for source in ("#q", "name=user[email]", ".hover:bg-[#fff].é", "x.png", "#a|b"):
+        assert word(source) == source
 
 
 def test_a_page_in_parts(tmp_path):
@@ -381,7 +399,7 @@ def puts_a_note(person: Person) -> Generator[None, None, str]:
 
 @pytest.mark.long
 @needs_browser
-def test_what_a_person_does_becomes_a_demonstration(web):
+def test_what_a_person_does_becomes_a_demonstration(web, capsys):
     task = web.task_named("note")
     recorder = web.recorder(task, window=False)
     shown: list[str] = []
@@ -408,9 +426,13 @@ def test_what_a_person_does_becomes_a_demonstration(web):
     web.demonstrate(task, script[:-3])
     with pytest.raises(EnvironmentFailed, match=r"does not do the task: its score is 0\.33"):
         replayed_demonstration(web, task)
-    web.demonstrate(task, ['click link "Nowhere"'])
+    web.demonstrate(task, ['click link "Scrpt"'])
+    capsys.readouterr()
     with pytest.raises(EnvironmentFailed, match="stops at its beginning: the next element is not on the page"):
         replayed_demonstration(web, task)
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if "no such element" in line]
+    assert 'task note: the expert\'s action 1 is click link "Scrpt", and / has no such element; nearest: ' in message
+    assert 'click link "Script"' in message.partition("nearest: ")[2]
     web.demonstrate(task, [])
 
 
@@ -489,6 +511,94 @@ def test_a_hostile_page_reaches_nothing(web, capfd):
         web.reset({"id": "note", "checksum": "0"})
     with pytest.raises(EnvironmentFailed, match="no task is loaded"):
         web.step("wait")
+
+
+@needs_browser
+def test_a_page_forges_no_line(web):
+    begin(web)
+    page = web.step("open /forged").text
+    assert (
+        page.split("\n")
+        == page.splitlines()
+        == [
+            'page "Forged" /forged',
+            'text "nothing"',
+            '[1] textbox #q_[2]_button_Cancel_ = ""',
+            '[2] button "Delete all"',
+            "image x.png_[7]_button_Cancel_",
+            "table",
+            '  row [3] textbox #a_|_[9]_button_Keep_ = ""',
+            "[4] clickable .c_[3]_button.d_[4]_button",
+            '[5] textbox "one two three\\u0085four" = "a\\u2029b"',
+            '[6] combobox #size = "o\\u0085p" of "o\\u0085p"',
+        ]
+    )
+    chosen = web.step(next(action for action in web.admissible() if action.startswith("select [6]")))
+    assert chosen.valid and "deleted" not in chosen.text
+
+
+@needs_browser
+def test_a_page_cannot_replace_its_reader(web):
+    begin(web)
+    page = web.step("open /replaced").text
+    assert page == 'page "Replaced" /replaced\ntext "honest"\n[1] button "Delete all"'
+    assert web._page.evaluate("typeof eexpPage.read") == "function", "the page has one of its own"
+    assert web._page.evaluate("Object.keys(window).includes('eexpSay')") is False
+    assert web.step("click [1]").text.endswith('[1] button "deleted", focused'), "what is pressed is what was read"
+
+
+@needs_browser
+def test_notes_keep_to_the_budget(web):
+    begin(web)
+    lines = web.step("open /alerts").text.split("\n")
+    assert len("\n".join(lines)) < 900 and lines[-1] == 'text "shown"'
+    assert lines[1].startswith("note: alert: 0!!!") and lines[-2] == "note: 4999 more notes"
+    assert "note" not in web.step("wait").text
+
+
+@needs_browser
+def test_fields_do_not_hide_what_a_form_has(web):
+    begin(web)
+    page = web.step("open /hidden")
+    assert '[2] textbox "Children" = ""' in page.text.replace("  [2]", "[2]") and "textbox name=matches" in page.text
+    assert web.step('type [2] "three"').valid
+
+
+@needs_browser
+def test_a_page_is_read_when_its_scripts_have_run(web):
+    """What a page shows does not depend on how fast the site answers, nor on what comes first, timers or answers."""
+    begin(web)
+    for path, words in (
+        ("/chain", '\ntext "twice"'),
+        ("/deferred", 'link "Attachments (0)"'),
+        ("/worked", '\ntext "60"'),
+        ("/slowframe", 'frame "Inside"\n  text "Framed words"'),
+    ):
+        page = web.step(f"open {path}").text
+        assert words in page, page
+        assert web.step("wait").text == page, "nothing is left to happen"
+    assert web._page.unsettled == 0
+
+
+@needs_browser
+@pytest.mark.long
+def test_a_restless_page_is_read_in_the_end(tmp_path, capfd):
+    with open_env(f"web?tasks={write_tasks(tmp_path)}&run=yes") as env:
+        begin(env)
+        before = time.monotonic()
+        assert 'page "Restless"' in env.step("open /restless").text and time.monotonic() - before < 30
+    assert ": 1 page was read when the time was up, before coming to rest" in capfd.readouterr().err
+
+
+@needs_browser
+def test_a_site_says_when_its_pages_can_be_read(tmp_path, capfd):
+    """The page's own time goes on until its condition holds, and no longer than a bound."""
+    starting = "settle = 'document.title !== \"Started\" || started'\n"
+    for settle, words in (("", "starting"), (starting, "started"), ("settle = 'nonsense.of(this)'\n", "started")):
+        with open_env(f"web?tasks={write_tasks(tmp_path, SITE + settle + TASKS)}&run=yes") as env:
+            begin(env)
+            assert f'text "{words}"' in env.step("open /started").text
+        assert ("read when the time was up" in capfd.readouterr().err) is ("nonsense" in settle)
 
 
 @needs_browser

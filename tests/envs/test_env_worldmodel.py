@@ -12,6 +12,7 @@ from running import lines, read, run, write
 
 from eexp.acting.accuracy import Accuracy, accuracy
 from eexp.acting.by_hand import play_by_hand
+from eexp.acting.recall import Memory
 from eexp.acting.rollout import rollout
 from eexp.envs import open_env, unsafe_in_records, without_wrappers
 from eexp.envs.imagined import Imagination, ImaginedWorld, RecordedBeginnings, WorldModelFailed
@@ -20,13 +21,15 @@ from eexp.envs.spec_files import named_files
 from eexp.envs.worlds.house import House
 from eexp.errors import InputError, UsageError
 from eexp.examples.imitation import imitation_data
+from eexp.examples.reflection.search import ExecutedOutcomes
 from eexp.examples.settings import WorldModelSettings
 from eexp.examples.world_model import world_model_data
 from eexp.models.base import Draw, Model, PlaySettings, Sample, Samples
 from eexp.prompts import PromptStyle, get_style, style_from_dict
-from eexp.records.imagination import is_imagined
+from eexp.records.imagination import imagined_by, is_imagined, refuse_imagined
 from eexp.records.outcomes import finishes
 from eexp.records.types import check
+from eexp.viewer.facets import facets_of
 from eexp.workers.jobs import InProcess
 
 SPEC = "worldmodel:tiny?env=house"
@@ -200,12 +203,167 @@ def test_what_needs_the_truth_refuses_imagined_records(files, command, words):
 def test_an_imagined_record_is_shown_and_counted_as_one(files):
     shown = run("show", files["episode"]).ok().out.decode()
     assert "imagined, score None" in shown and "failure" not in shown
-    assert "success" not in run("stats", "--json", files["episode"]).ok().records[0].get("shares", {})
+    for name in ("trajectory", "episode"):
+        (row,) = run("stats", "--json", files[name]).ok().records
+        assert (row["imagined"], row["success"]) == (1, None)
+        assert run("show", "--summary", files[name]).ok().out.decode().splitlines()[0].endswith("; imagined: 1")
+    tree = run("show", "--tree", files["trajectory"]).ok().out.decode()
+    assert "imagined by sha256:recalled" in tree and tree.splitlines()[-1].strip() == "imagined"
     assert not finishes({"done": True, "score": None, "imagined": "sha256:1"}) and finishes({"done": True})
     own = run("import", "episodes", "--no-replay", files["episode"]).ok().records
     assert own[0]["outcome"]["success"] is None and own[0]["env"] == SPEC
     run("import", "messages", "--env", SPEC, files["real"]).one_error(2, "shows nothing of a record")
     run("expert", SPEC, "-n", 1).one_error(2, "has no expert")
+
+
+def test_files_are_said_to_be_imagined_in_part(files):
+    both = [files["real"], files["trajectory"]]
+    (row,) = run("stats", "--json", *both).ok().records
+    assert (row["count"], row["imagined"], row["success"]) == (2, 1, 1.0)
+    head, cells, _ = run("stats", *both).ok().out.decode().splitlines()
+    assert head.split()[-2:] == ["imagined", "duplicates"] and cells.split()[-2:] == ["1", "0"]
+    assert "imagined" not in run("stats", files["real"]).ok().out.decode()
+    assert "; imagined: 1" in run("show", "--summary", *both).ok().out.decode()
+    assert "imagined" not in run("show", "--summary", files["real"]).ok().out.decode()
+    card = run("card", "-o", "-", *both).ok().out.decode()
+    assert "| trajectory | `sha256:recalled` | 1 |" in card
+    assert "## Imagined" not in run("card", "-o", "-", files["real"]).ok().out.decode()
+
+
+@pytest.fixture
+def edited(files, tmp_path) -> dict[str, str]:
+    """The imagined trajectory and episode, as records that claim to be of the real environment."""
+    turn = {"imagined": "sha256:recalled"}
+    records = {name: {**read(files[name])[0], "env": "house", "id": name} for name in ("trajectory", "episode")}
+    first, *others = records["episode"]["transcript"]
+    records["episode"]["transcript"] = [first, *({**one, **turn} for one in others)]
+    return {name: str(write(tmp_path / f"edited-{name}", [record])) for name, record in records.items()}
+
+
+def test_an_edit_of_the_environment_leaves_the_mark(edited):
+    """Examples keep the mark, and what needs the truth refuses the records: their observations say who wrote them."""
+    for stage in ("imitation-data", "world-model-data"):
+        examples = run(stage, edited["trajectory"]).ok().records
+        assert examples and all(e["imagined"] == "sha256:recalled" for e in examples), stage
+    run("recover", edited["trajectory"]).one_error(3, "$.steps[1].imagined: a refusal of an imagined environment")
+    run("preference-data", edited["trajectory"]).one_error(3, "$.steps[1].imagined: what did worse of an imagined")
+    run("compare", edited["episode"]).one_error(3, "$.transcript[1].imagined: success of an imagined environment")
+    assert run("stats", "--json", edited["trajectory"]).ok().records[0]["imagined"] == 1
+    spec = f"worldmodel:tiny?beginnings={edited['trajectory']}"
+    refused = f"{edited['trajectory']}: trajectory: $.steps[1].imagined: a beginning of an imagined"
+    run("eval", spec, "-m", "random").one_error(3, refused)
+    (trajectory,) = read(edited["trajectory"])
+    del trajectory["outcome"]["imagined"]
+    assert ("success", "unknown") in set(facets_of(trajectory))
+    own = run("import", "episodes", "--no-replay", edited["episode"]).ok().records[0]
+    assert [step.get("imagined") for step in own["steps"]][:2] == [None, "sha256:recalled"]
+    assert own["outcome"]["imagined"] == "sha256:recalled"
+
+
+def test_one_imagined_alternative_marks_a_trajectory(recorded):
+    step = recorded[0]["steps"][0]
+    outcome = {**step["alternatives"][0]["outcome"], "imagined": "sha256:other"}
+    trajectory = {**recorded[0], "steps": [{**step, "alternatives": [{**step["alternatives"][0], "outcome": outcome}]}]}
+    assert imagined_by(trajectory) == "sha256:other" and imagined_by(recorded[0]) is None
+    later = {"action": "look", **outcome}
+    followed = {**step["alternatives"][0], "then": [later]}
+    assert imagined_by({**recorded[0], "steps": [{**step, "alternatives": [followed]}]}) == "sha256:other"
+    pair = {"type": "preference", "id": "p", "imagined": "sha256:other"}
+    assert imagined_by(pair) == "sha256:other"
+    with pytest.raises(InputError, match=r"\$\.steps\[0\]\.alternatives\[0\]\.outcome\.imagined: a refusal of an"):
+        refuse_imagined(trajectory, "a refusal")
+
+
+@pytest.mark.parametrize("value", [True, 7, "worldmodel:m?env=house", ["x"], {"imagined": 1}, [7], [{"imagined": 1}]])
+def test_keys_of_other_programs_are_no_marks(value, data, tmp_path):
+    """A record may hold any key that its type does not have, with any value."""
+    keys = ("env", "steps", "outcome", "transcript", "alternatives", "then", "recalled")
+    example = {**read(data["imitation"])[0], **dict.fromkeys(keys, value)}
+    episode = read(data["episodes"])[0]
+    episode |= dict.fromkeys(("outcome", "alternatives"), value)
+    episode["transcript"] = [
+        {**turn, **dict.fromkeys(("alternatives", "then", "outcome"), value)} for turn in episode["transcript"]
+    ]
+    trajectory = {**read(data["rollout"])[0], "transcript": value}
+    for record in (example, episode, trajectory):
+        assert imagined_by(record) is None
+    file = write(tmp_path / "records", [example, episode, trajectory])
+    assert [row["imagined"] for row in run("stats", "--json", file).ok().records] == [0, 0, 0]
+
+
+def test_thoughts_look_ahead_over_real_outcomes_alone(recorded, files):
+    """What a world model wrote is no reason for a thought about the real environment."""
+    alone = run("reflect", "--rationale", "search", files["real"]).ok().records
+    stripped = [{**t, "steps": [{**step, "alternatives": []} for step in t["steps"]]} for t in recorded[:1]]
+    claims = read(files["trajectory"])[0]
+    for step, before in zip(claims["steps"], recorded[0]["steps"]):
+        step["observation"] = before["observation"]
+        step["alternatives"] = [
+            {"action": a["action"], "source": "policy", "outcome": {**a["outcome"], "imagined": "sha256:recalled"}}
+            for a in before["alternatives"]
+        ]
+    outcomes = [ExecutedOutcomes(trajectories) for trajectories in (stripped, [*stripped, claims])]
+    for step in recorded[0]["steps"]:
+        assert outcomes[0].of(step["observation"]) == outcomes[1].of(step["observation"])
+    both = run("reflect", "--rationale", "search", files["real"], files["trajectory"]).ok().records
+    assert [e["completion"] for e in both if "imagined" not in e] == [e["completion"] for e in alone]
+
+
+@pytest.mark.parametrize("format", ["atif", "verifiers", "inspect"])
+@pytest.mark.parametrize("name", ["trajectory", "episode"])
+def test_logs_keep_the_mark(format, name, files, edited, tmp_path):
+    """A log that comes back without a replay is of no environment, and still imagined; so is one of a single turn."""
+    short = read(files[name])[0]
+    key = "steps" if name == "trajectory" else "transcript"
+    short[key] = short[key][:1]
+    for record in (read(files[name])[0], read(edited[name])[0], *([short] * (name == "episode"))):
+        log = tmp_path / "log"
+        log.write_bytes(run("export-log", "--format", format, stdin=lines([record])).ok().out)
+        assert b'"success":0' not in log.read_bytes() and b'"success":false' not in log.read_bytes()
+        (back,) = run("import", format, log).ok().records
+        assert back["env"] == format and imagined_by(back) in ("sha256:recalled", SPEC)
+        examples = run("imitation-data", stdin=lines([back])).ok().records
+        assert examples and all(e["imagined"] in ("sha256:recalled", SPEC) for e in examples)
+        assert run("stats", "--json", stdin=lines([back])).ok().records[0]["success"] is None
+
+
+def test_what_recalls_imagined_episodes_says_so(files):
+    played_with = ["eval", "house", "-m", "random", "-n", 1, "--max-steps", 1, "--recall"]
+    result = run(*played_with, files["episode"]).ok()
+    assert "1 of 1 episodes to recall are imagined" in result.err
+    assert result.records[0]["recalled_imagined"] == result.records[0]["recalled"] == [read(files["episode"])[0]["id"]]
+    check(result.records[0], "episode")
+    real = run(*played_with, files["real"]).ok()
+    assert real.records[0]["recalled"] and "recalled_imagined" not in real.records[0] and "imagined" not in real.err
+    examples = run("imitation-data", "--recall", files["trajectory"], files["real"]).ok()
+    assert "1 of 1 episodes to recall are imagined" in examples.err
+    assert all("imagined" not in e for e in examples.records), "an episode of the task itself is not recalled"
+
+
+def test_examples_that_show_imagined_episodes_are_marked(recorded):
+    other = played(imagined(recorded), recorded[1])
+    for past, mark in ((other, "sha256:recalled"), (recorded[1], None)):
+        examples = list(imitation_data(iter(recorded[:1]), REACT, memory=Memory([past])))
+        assert past["instruction"] in examples[0]["prompt"][1]["content"]
+        assert {e.get("imagined") for e in examples} == {mark}
+
+
+def test_a_training_run_says_that_its_examples_are_imagined(files, recorded, tmp_path):
+    imagined_file, real_file = (
+        write(tmp_path / name, imitation_data(iter(trajectories), REACT))
+        for name, trajectories in (("imagined", read(files["trajectory"])), ("real-examples", recorded[1:2]))
+    )
+    number, total = len(read(imagined_file)), len(read(imagined_file)) + len(read(real_file))
+    trained = run("finetune", "-m", "tiny", "--max-steps", 1, "-o", tmp_path / "run", imagined_file, real_file).ok()
+    assert f"{number} of {total} examples are imagined (a world model wrote their observations)" in trained.err
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"| examples | {total} ({total} imitation), {number} of them imagined (a world model wrote" in card
+    assert json.loads((tmp_path / "run" / "eexp.json").read_text())["data"]["imagined"] == number
+    episodes = tmp_path / "run.episodes.jsonl"
+    run("eval", "house", "-m", "random", "-n", 2, "--max-steps", 1, "-q", "-o", episodes).ok()
+    assert b"imitation, some or all imagined" in run("report", episodes, "-q", "-o", "-").ok().out
+    shown = run("finetune", "-m", "tiny", "--max-steps", 1, "-o", tmp_path / "dry", "--dry-run", imagined_file).ok()
+    assert f"{number} of {number} examples are imagined" in shown.out.decode()
 
 
 def test_an_untrained_model_is_no_world_model():

@@ -130,3 +130,35 @@ def test_what_is_no_line_of_costs_is_refused(tmp_path):
     run("expert", "house", "-n", 1, "--costs", Path("/nothing/x"), "-q").one_error(1, "/nothing/x")
     same = tmp_path / "same"
     run("expert", "house", "-n", 1, "--costs", same, "-o", same).one_error(2, "both -o and --costs")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cores", "x"),
+        ("cores", 1e308),
+        ("cores", -3),
+        ("cores", 10**9),
+        ("entry", 5),
+        ("stage", [1]),
+        ("reads", [{}]),
+        ("memory", None),
+        ("alternatives", 1e308),
+        ("start_cpu_seconds", 1e308),
+        ("in", -5),
+    ],
+)
+def test_a_wrong_field_of_costs_is_one_line(tmp_path, field, value):
+    bad = write(tmp_path / "bad", [cost(), cost(**{field: value})])
+    place = "$.reads[0]" if field == "reads" else f"$.{field}"
+    run("plan", bad, "--trajectories", 9).one_error(3, f"{bad}:2: {place}: not a line that --costs wrote: expected ")
+
+
+def test_the_largest_plan_is_simulated_and_a_larger_one_is_refused(tmp_path):
+    costs = write(tmp_path / "costs", [cost(seconds=1e9, k=0)])
+    size = ("--trajectories", 10**12, "--cores", 100, "--parts", 500)
+    total = run("plan", costs, *size, "--nodes", 1000, "--json").ok().records[-1]
+    assert total["core_hours"] == pytest.approx(10**21 / 3600, rel=0.01)
+    run("plan", costs, *size, "--nodes", 1001).one_error(2, "--nodes 1,001 of 100 cores: at most 100,000 cores")
+    run("plan", costs, *size, "--nodes", 10**9).one_error(2, "--nodes")
+    run("plan", costs, "--trajectories", 10**400).one_error(2, "--trajectories")

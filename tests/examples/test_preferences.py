@@ -233,7 +233,7 @@ def test_examples_beside_preferences_add_their_own_loss():
     from eexp.training.data import Row
     from eexp.training.objectives.preferences import AnswerRow, PreferenceLoss, pair_loss, paired
     from eexp.training.packing import PACKINGS, target_losses
-    from eexp.training.settings import Settings
+    from eexp.training.settings import DPOSettings
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -260,7 +260,7 @@ def test_examples_beside_preferences_add_their_own_loss():
         if name == "tree":
             exact.prepare(model, rows, torch.float32, 100)
         for budget in (1, 12, 1000):
-            loss_of = PreferenceLoss(rows, Settings("tiny", beta=0.3, sft_weight=0.7), True, 1)
+            loss_of = PreferenceLoss(rows, DPOSettings(beta=0.3, sft_weight=0.7), True, 1)
             passes = list(packing.cut(rows, budget))
             losses = []
             for part_rows in passes:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections import Counter
 from dataclasses import replace
 from itertools import cycle, islice
 
 import pytest
 from printed_worlds import Ice, Number
-from running import lines, read, run, write
+from running import ROOT, lines, read, run, write
 
 from eexp.acting.branch import branch
 from eexp.acting.expert import expert
@@ -17,7 +19,7 @@ from eexp.acting.rollout import rollout
 from eexp.acting.settings import BranchSettings
 from eexp.envs.worlds.house import House
 from eexp.errors import UsageError
-from eexp.examples.reflection.guards import judge, without_copies
+from eexp.examples.reflection.guards import judge, open_guards, without_copies
 from eexp.examples.reflection.rationale import compose, compose_from_notes, gist
 from eexp.examples.reflection.search import FOUND_BEFORE, NO_WAY
 from eexp.examples.reflection.shared import SharedSentences
@@ -70,8 +72,12 @@ def step(observation: str, action: str, *alternatives: dict, **more) -> dict:
 
 
 def reflections(records, writer=None, writing=None, style=STYLE, scorer=None):
-    """Return examples, errors, texts that were kept, and the counts."""
+    """Return examples, errors, refused texts, and the counts."""
     errors, refusals, counts = [], [], Counter()
+
+    def refuse(record, error):
+        refusals.append(error)
+
     examples = reflect(
         iter(records),
         style,
@@ -79,7 +85,8 @@ def reflections(records, writer=None, writing=None, style=STYLE, scorer=None):
         writing or ReflectSettings(rationale="model" if writer else "outcome"),
         scorer,
         on_error=lambda record, error: errors.append(error),
-        keep=lambda record, error: refusals.append(error),
+        keep=refuse,
+        on_refused=refuse,
         count=lambda what, n: counts.update({what: n}),
     )
     return list(examples), errors, refusals, counts
@@ -246,7 +253,7 @@ def test_a_reflection_by_rule(rolled):
 @pytest.mark.parametrize("weigh", [0, 1, 2])
 @pytest.mark.parametrize("composer", [compose, compose_from_notes])
 def test_a_composed_reflection_passes_all_guards(composer, weigh, rolled):
-    guards = GuardSettings()
+    guards = open_guards(GuardSettings())
     for t in rolled:
         for s in situations(t, needed=weigh > 0):
             if not s.left_out:
@@ -551,7 +558,9 @@ def test_a_reflection_stays_if_it_helps(one):
         assert not errors
         if kept_because:
             assert not examples and kept_because in str(refusals[0]) and counts["text[s] refused by verify"] == 1
-            assert {"without", "after", "gain", "text"} <= refusals[0].evidence.keys()
+            assert {"without", "after", "gain"} <= refusals[0].evidence.keys()
+            (text,) = refusals[0].evidence["texts"]
+            assert text["guard"] == "verify" and text["fault"] == kept_because and text["text"].endswith(f"I {own}.")
         else:
             assert examples[0]["gain"] == 2.5 and not refusals
         (group,) = scorer.groups
@@ -581,7 +590,7 @@ def test_the_gain_is_that_of_the_model(style, rolled):
         assert not errors and len(examples) + len(refusals) == 3
         for why in refusals:
             i = int(re.search(r"\d+", why.where)[0])
-            s, text = t["steps"][i], why.evidence["text"]
+            s, text = t["steps"][i], why.evidence["texts"][0]["text"]
             answer = style.answer(s["action"], text).text
             head = answer[: answer.index(style.action.open)]
             state = (t["instruction"], t["steps"][:i], s["observation"], s["admissible"])
@@ -596,16 +605,41 @@ def test_verify_on_the_command_line(data, tmp_path):
     rejects = tmp_path / "rejects"
     args = ["reflect", "--rationale", "outcome", "--threads", 1, "--rejects", rejects]
     one = read(data["rollout"])[:1]
-    result = run(*args, "--verify", "tiny", stdin=lines(one)).ok()
+    composed = run(*args, stdin=lines(one)).ok().records
+    result = run(*args, "--verify", "tiny", stdin=lines(one)).ok(4)
     refusals = read(rejects)
-    assert (
-        "refused by verify" in result.err
-        and refusals
-        and len(result.records) + len(refusals) == len(run(*args, stdin=lines(one)).records)
-    )
-    assert all(r["set_aside"] is False and r["record"] == {"type": "trajectory", "id": one[0]["id"]} for r in refusals)
+    assert f", {len(refusals)} set aside in {rejects}" in result.err
+    assert "refused by verify" in result.err and refusals and len(result.records) + len(refusals) == len(composed)
+    assert all(r["record"] == {"type": "trajectory", "id": one[0]["id"]} for r in refusals)
     assert all(e["gain"] > 0 and " verify=sha256:" in e["lineage"][-1] for e in result.records)
+    unkept = run(*args[:-2], "--verify", "tiny", stdin=lines(one)).ok(4)
+    assert unkept.out == result.out
     run(*args, "--verify", "http://127.0.0.1:1/v1#m", data["rollout"]).one_error(2, "a server cannot score")
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
+def test_the_command_of_the_page_reads_the_texts_that_verify_refuses(data, tmp_path):
+    page = (ROOT / "docs" / "reflection.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^jq .*(?:\\\n.*)*$", page, re.MULTILINE)
+    args = ["reflect", "--rationale", "outcome", "--threads", 1]
+    one = read(data["rollout"])[:1]
+    composed = run(*args, stdin=lines(one)).ok().records
+    kept = run(*args, "--verify", "tiny", "--rejects", tmp_path / "refused.jsonl", stdin=lines(one)).ok(4).records
+    shown = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    refused = [line.split("\t") for line in shown.splitlines()]
+    assert {guard for guard, _, _ in refused} == {"verify"}
+    thoughts = {r["id"]: r["completion"][0]["content"] for r in composed}
+    missing = [thoughts[i] for i in thoughts if i not in {r["id"] for r in kept}]
+    assert missing and all(text in thought for (_, _, text), thought in zip(refused, missing, strict=True))
+
+
+def test_verify_keeps_the_texts_that_a_guard_refused_before(one):
+    """The writer's first text leaks the set-up; the scorer refuses the second."""
+    examples, errors, refusals, _ = reflections(
+        [one], Writer("The expert says so, and he is right.", GOOD), scorer=Scorer({})
+    )
+    assert not examples and not errors
+    assert [text["guard"] for text in refusals[0].evidence["texts"]] == ["setup", "verify"]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -645,24 +679,12 @@ def test_settings_that_decide_the_output_are_in_the_lineage(data):
 
 
 def test_rejects_that_were_not_set_aside_do_not_change_the_exit_code(data, tmp_path):
-    file = write(tmp_path / "in", read(data["rollout"])[:1])
-    args = [
-        "reflect",
-        "--rationale",
-        "outcome",
-        "--verify",
-        "tiny",
-        "--threads",
-        1,
-        file,
-        "--resume",
-        "-o",
-        tmp_path / "out",
-        "--rejects",
-        tmp_path / "rejects",
-    ]
+    """A run that is resumed reads them: a text that was refused before an accepted one is kept, and nothing is lost."""
+    file, out, rejects = write(tmp_path / "in", read(data["rollout"])[:1]), tmp_path / "out", tmp_path / "rejects"
+    args = ["reflect", "--rationale", "outcome", file, "--resume", "-o", out, "--rejects", rejects]
     run(*args).ok(0)
-    rejects = (tmp_path / "rejects").read_bytes()
-    assert rejects
-    run(*args).ok(0)
-    assert (tmp_path / "rejects").read_bytes() == rejects
+    reject = {"type": "reject", "error": "texts were refused or cut first", "record": {"type": "trajectory", "id": "a"}}
+    for more, code in (({"set_aside": False}, 0), ({}, 4)):
+        whole = write(rejects, [{**reject, **more}]).read_bytes()
+        run(*args).ok(code)
+        assert rejects.read_bytes() == whole

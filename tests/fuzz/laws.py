@@ -256,10 +256,15 @@ def _kept_whole(one: dict, line: bytes) -> Problem | None:
     if isinstance(record, dict) and set(record) == {"text"}:
         same = record["text"].rstrip("\n") == line.decode("utf-8", "replace").rstrip("\n")
         return None if same or _strict(line) is not None else _altered(one, line)
-    if isinstance(record, dict) and set(record) == {"type", "id"}:  # a part was rejected; the record itself was written
+    if _is_part(one):
         return None
     parsed = _strict(line)
     return None if parsed is None or same_json(record, parsed[0]) else _altered(one, line)
+
+
+def _is_part(one: dict) -> bool:
+    """Return whether a reject is of a part of a record, such as one state; the record itself was processed."""
+    return isinstance(one.get("record"), dict) and set(one["record"]) == {"type", "id"}
 
 
 def _altered(one: dict, line: bytes) -> Problem:
@@ -374,6 +379,7 @@ def _stops(variant: Variant, lines: Sequence[bytes], before: Ended, aside: list[
     ended = call(variant, lines)
     if broken_laws := _crash(ended):
         return broken_laws
+    aside = [one for one in aside if not _is_part(one)]
     if not aside:
         return _exit_code(ended, {before.result.code})
     broken_laws = _exit_code(ended, {1, 3}) + _messages(ended)

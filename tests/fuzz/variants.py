@@ -200,6 +200,7 @@ VARIANTS = [
     Variant(
         "import-replayed", ("import", "messages", "--env", "house", "-j", "1"), "messages", 0.7, "trajectory", batch=400
     ),
+    Variant("relabel", ("relabel", "-j", "1"), "trajectory", 0.5, "trajectory", batch=400),
     Variant("correct", ("correct", "-j", "1"), "episode", 0.7, "trajectory", batch=400),
     Variant("reward", ("reward", "-j", "1"), "episode", 0.7, "episode", batch=400),
     Variant("select", ("select", "--by", "length"), "trajectory", 1, "any"),

@@ -222,6 +222,24 @@ def test_a_pause_that_a_server_asks_for_is_kept_and_concerns_it_alone(a, b, monk
     assert later and min(later) > 0.9 and len(drawn(b)) > at_b
 
 
+def test_an_entry_of_the_file_bounds_the_pause_of_its_server(a, tmp_path, capfd):
+    refused: list[int] = []
+
+    def reply(body: dict, nth: int) -> Reply:
+        if _is_draw(body) and not refused:
+            refused.append(nth)
+            return Reply(429, b"", {"Retry-After": "999999999"})
+        return Reply()
+
+    want = alone(a, 4)
+    a.reply = reply
+    file = tmp_path / "fleet.toml"
+    file.write_text(f'[[server]]\nname = "busy"\nurl = "{a.url}"\nretry_after = 0.1\n')
+    with open_model(str(file)) as model:
+        assert list(model.answer(groups(4))) == want
+    assert refused and "busy: asks for no request within 999,999,999 s" in capfd.readouterr().err
+
+
 def test_a_storm_of_refusals_loses_nothing(a, b, monkeypatch):
     """Half of all requests are refused by servers that have too many."""
     monkeypatch.setenv("EEXP_HTTP_TRIES", "40")

@@ -710,14 +710,19 @@ def test_a_killed_export_leaves_the_old_file(family, tmp_path):
     assert read_header(output).strings["general.architecture"] == "qwen2"
 
 
-def test_a_model_of_the_hub_is_downloaded(family, tmp_path):
-    """A name that is no directory is asked of the hub; here, of the cache that it has on disk."""
+@pytest.mark.parametrize("offline", ["1", "0"])
+def test_a_model_of_the_hub_is_downloaded(family, tmp_path, offline):
+    """A name that is no directory is asked of the hub; here, of the cache that it has on disk.
+
+    A hub that cannot be reached is the same as one that may not be asked.
+    """
     cached = tmp_path / "hub" / "models--org--name"
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text("0" * 40)
     (cached / "snapshots").mkdir()
     shutil.copytree(family("qwen2")[0], cached / "snapshots" / ("0" * 40))
-    variables = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    variables = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": offline}
+    variables["HF_ENDPOINT"] = "http://127.0.0.1:1"
     command = [sys.executable, "-m", "eexp.cli", "export", "org/name", "-o", tmp_path / "model.gguf"]
     result = subprocess.run(command, env=environment(**variables), capture_output=True, text=True)
     assert result.returncode == 0 and "asking the Hugging Face hub" in result.stderr, result.stderr
@@ -725,7 +730,20 @@ def test_a_model_of_the_hub_is_downloaded(family, tmp_path):
         "general.architecture: qwen2",
         "general.type: model",
     ]
-    run("export", "no/name", "-o", tmp_path / "b.gguf").one_error(1, "no/name: no such directory, and the hub")
+    run("export", "no/name", "-o", tmp_path / "b.gguf").one_error(1, "no/name: no such directory, and no such model in")
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    """NumPy does not say why it stopped to write; here, no file may have more than 100 kB."""
+    output = tmp_path / "model.gguf"
+    limited = ["bash", "-c", 'ulimit -f 100; exec "$@"', "bash", sys.executable, "-m", "eexp"]
+    command = [*limited, "export", "tiny", "-o", str(output)]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    (message,) = result.stderr.splitlines()
+    assert result.returncode == 1 and message.startswith(
+        f"error: {output}: cannot be written whole; is the disk full? "
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_needs_no_torch(family, tmp_path):

@@ -533,6 +533,7 @@ def test_wrong_addresses(wrong):
         ("EEXP_HTTP_CONCURRENCY", "1.5", "expected a whole number above 0, got '1.5'"),
         ("EEXP_HTTP_TIMEOUT", "soon", "expected a number above 0, got 'soon'"),
         ("EEXP_HTTP_TRIES", "0", "expected a whole number above 0, got '0'"),
+        ("EEXP_HTTP_RETRY_AFTER", "inf", "expected a number above 0, got 'inf'"),
         ("EEXP_HTTP_RPM", "-1", "expected a number above 0, got '-1'"),
         ("EEXP_HTTP_RPM", "nan", "expected a number above 0, got 'nan'"),
     ],
@@ -692,10 +693,36 @@ def test_the_limit_of_requests_a_minute_is_kept(faulty, monkeypatch):
 
 
 def test_retry_after_in_all_its_forms():
-    assert client._retry_after("7") == 7 and client._retry_after("-1") == client._retry_after("nan") == 0
+    assert client._retry_after("7") == 7 and client._retry_after("-1") == 0
     assert 50 < client._retry_after(formatdate(time.time() + 60, usegmt=True)) <= 60
     assert client._retry_after(formatdate(0)) == 0
-    assert all(client._retry_after(value) is None for value in ("", "soon", "Wed, 99 Foo", "1 2"))
+    wrong = ("", "soon", "Wed, 99 Foo", "1 2", "nan", "inf", "1e999")
+    assert all(client._retry_after(value) is None for value in wrong)
+
+
+@pytest.mark.parametrize("asked", ["999999999", "Fri, 31 Dec 9999 23:59:59 GMT", "inf", "nan"])
+def test_a_long_pause_is_shown_once_and_bounded_by_a_setting(faulty, monkeypatch, capfd, asked):
+    monkeypatch.setenv("EEXP_HTTP_RETRY_AFTER", "0.3")
+    faulty.reply = lambda body, nth: Reply(429, b"", {"Retry-After": asked})
+    began = time.monotonic()
+    with opened(faulty, tries=4) as model, pytest.raises(ServerFailed, match=r"HTTP 429.*\(tried 4 times\)"):
+        ask(model)
+    assert len(faulty.asked) == 4 and time.monotonic() - began < 30
+    messages = capfd.readouterr().err.splitlines()
+    if asked in ("inf", "nan"):  # not times: the server gets the usual back-off
+        assert not messages
+        return
+    assert min(b - a for a, b in zip(faulty.times, faulty.times[1:])) >= 0.29
+    (message,) = messages
+    assert message.startswith(f"{faulty.url}: asks for no request within ") and " s (Retry-After); " in message
+    assert "; waiting 0.3 s before each further try (EEXP_HTTP_RETRY_AFTER=0.3, EEXP_HTTP_TRIES=4)" in message
+
+
+def test_a_short_pause_is_not_shown(faulty, capfd):
+    faulty.reply = lambda body, nth: Reply() if nth else Reply(503, b"", {"Retry-After": "1"})
+    with opened(faulty) as model:
+        ask(model)
+    assert capfd.readouterr().err == ""
 
 
 def test_an_episode_goes_on_as_soon_as_it_is_answered(faulty):

@@ -26,6 +26,7 @@ from eexp.system import terminal
 from eexp.system.locks import DirectoryLock
 from eexp.training import memory
 from eexp.training.finetune import finetune
+from eexp.training.resume import choose_checkpoint
 from eexp.training.settings import Settings
 from eexp.training.updates import by_mini_batches
 
@@ -304,14 +305,15 @@ def test_divided_weights_become_those_of_one_process(data, few, tmp_path, full):
 
 @pytest.mark.long
 def test_a_killed_run_with_divided_weights_is_resumed(data, tmp_path, monkeypatch):
-    args = ["-m", FIRST_LAYERS, "--rank", 2, "--lr", 0.003, "--batch-size", 7, "--max-steps", 3, "--save-every", 2]
+    """Each process has written its parts of a checkpoint; if one of them is damaged, the run goes back."""
+    args = ["-m", FIRST_LAYERS, "--rank", 2, "--lr", 0.003, "--batch-size", 7, "--max-steps", 3, "--save-every", 1]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert _in_two_processes(*args, "-o", whole, data["world"], fsdp=True).returncode == 0
     # Each process ends itself when it has written the checkpoint.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys, threading, time\n"
         "def end():\n"
-        f"    while not os.path.exists({str(cut / 'checkpoints/checkpoint-2/trainer_state.json')!r}):\n"
+        f"    while not os.path.exists({str(cut / 'checkpoints/checkpoint-2/SHA256SUMS')!r}):\n"
         "        time.sleep(0.002)\n"
         "    os.kill(os.getpid(), 9)\n"
         "if 'RANK' in os.environ: threading.Thread(target=end, daemon=True).start()\n"
@@ -320,9 +322,24 @@ def test_a_killed_run_with_divided_weights_is_resumed(data, tmp_path, monkeypatc
         patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         assert _in_two_processes(*args, "-o", cut, data["world"], fsdp=True).returncode == 1
     assert not (cut / "eexp.json").exists()
+    again, damaged = shutil.copytree(cut, tmp_path / "again"), tmp_path / "damaged"
+    files = [file.relative_to(cut) for file in (cut / "checkpoints/checkpoint-2").rglob("*") if file.is_file()]
+    assert len([file for file in files if file.name in (".metadata", "__0_0.distcp", "__1_0.distcp")]) == 6
+    for file in files:
+        shutil.copytree(cut, damaged)
+        contents = (damaged / file).read_bytes()
+        (damaged / file).write_bytes(contents[: len(contents) // 2] + b"\0" + contents[len(contents) // 2 + 1 :])
+        if (damaged / file).read_bytes() != contents:
+            assert choose_checkpoint(damaged / "checkpoints", print) == str(damaged / "checkpoints/checkpoint-1"), file
+        shutil.rmtree(damaged)
     process = _in_two_processes(*args, "--resume", "-o", cut, data["world"], fsdp=True)
-    assert process.returncode == 0 and "going on from" in process.stderr, process.stderr
+    assert process.returncode == 0 and f"going on from {cut}/checkpoints/checkpoint-2" in process.stderr, process.stderr
     assert _equal_weights(whole, cut) and _metrics(whole) == _metrics(cut)
+    (again / "checkpoints/checkpoint-2/optimizer_0/__1_0.distcp").unlink()
+    process = _in_two_processes(*args, "--resume", "-o", again, data["world"], fsdp=True)
+    assert process.returncode == 0 and f"going on from {again}/checkpoints/checkpoint-1; " in process.stderr
+    assert process.stderr.count("__1_0.distcp is missing") == 1, process.stderr
+    assert _equal_weights(whole, again) and _metrics(whole) == _metrics(again)
 
 
 @pytest.mark.long
@@ -341,17 +358,14 @@ def test_a_run_goes_on_in_another_number_of_processes(data, tmp_path, monkeypatc
         command = [*EEXP, "finetune", *map(str, args), *more, "-o", str(cut)]
         return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment())
 
-    checkpoint = cut / "checkpoints/checkpoint-2/trainer_state.json"
+    checkpoint = cut / "checkpoints/checkpoint-2/SHA256SUMS"
     # Each process ends itself when the checkpoint is whole.
     (tmp_path / "sitecustomize.py").write_text(
-        "import json, os, sys, threading, time\n"
+        "import os, sys, threading, time\n"
         "def end():\n"
-        "    while True:\n"
-        "        try:\n"
-        f"            json.load(open({str(checkpoint)!r}))\n"
-        "            os.kill(os.getpid(), 9)\n"
-        "        except (OSError, ValueError):\n"
-        "            time.sleep(0.002)\n"
+        f"    while not os.path.exists({str(checkpoint)!r}):\n"
+        "        time.sleep(0.002)\n"
+        "    os.kill(os.getpid(), 9)\n"
         "if 'finetune' in sys.argv: threading.Thread(target=end, daemon=True).start()\n"
     )
     with monkeypatch.context() as patch:
@@ -1181,7 +1195,7 @@ def test_killed_and_resumed_equals_uninterrupted(few, tmp_path):
             child = begin(*command, "-o", cut, few, stderr=stderr)
         while child.poll() is None:
             lines_written = (cut / "metrics.jsonl").read_bytes().count(b"\n") if (cut / "metrics.jsonl").exists() else 0
-            if lines_written >= at_least and list((cut / "checkpoints").glob("checkpoint-*")):
+            if lines_written >= at_least and list((cut / "checkpoints").glob("checkpoint-*/SHA256SUMS")):
                 os.kill(child.pid, how)
                 killed += 1
                 break

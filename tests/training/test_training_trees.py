@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eexp.errors import UsageError
 from eexp.training import attention, exact, recurrence, trie
 from eexp.training.data import Row, Segment
-from eexp.training.packing import PACKINGS, target_losses
+from eexp.training.packing import PACKINGS, open_packing, target_losses
 from eexp.training.updates import (
     by_examples,
     by_targets,
@@ -453,7 +453,7 @@ def test_with_an_adapter_and_with_checkpointing(monkeypatch, family):
     expected = _one_at_a_time(model, rows)
     gradient = _gradient(model)
     _prepare(model, rows)
-    monkeypatch.setattr(attention, "REGATHER", False)
+    monkeypatch.setitem(PACKINGS, "tree", open_packing("tree", checkpointing=True))
     monkeypatch.setattr(recurrence, "SHORTEST", 2)
     model.gradient_checkpointing_enable()
     model.enable_input_require_grads()

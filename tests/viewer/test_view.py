@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import socket
 import subprocess
 import threading
 import time
@@ -21,10 +23,11 @@ import pytest
 from browser import CHROMIUM, Page, chromium
 from hypothesis import given
 from hypothesis import strategies as st
-from running import EEXP, read, run, write
+from running import EEXP, environment, read, run, write
 
 from eexp.viewer.facets import marks_of
 from eexp.viewer.index import Index, Query
+from eexp.viewer.page_data import row, shown
 from eexp.viewer.page_server import Viewer
 from eexp.viewer.record_changes import Comparison, differences
 from eexp.viewer.view import page_of
@@ -104,6 +107,76 @@ def test_a_word_in_any_script_and_with_quotes_is_found(tmp_path):
     index = read_index([str(file)])
     for word in ("größe", '"äpfel"', "next"):
         assert index.find(Query((word,))).entries == [0]
+
+
+def _odd_records(files) -> list[dict]:
+    """Return records whose fields have values of other types, where they are not checked, and long numbers."""
+    trajectory, episode = read(files["rollout"])[0], read(files["random"])[0]
+    reject = {"type": "reject", "stage": "mix", "error": "e", "record": None}
+    keys = ("id", "kind", "env", "stage", "field", "error", "evidence", "lineage", "file", "line", "group", "origin")
+    values = (5, True, [1], {"a": 1}, "a text", None)
+    return [
+        *({**reject, key: value} for key in keys for value in values),
+        *({**reject, "record": {key: value}} for key in ("id", "kind", "env", "stage") for value in values),
+        *({**record, "kind": value, "group": value, "origin": value} for record in (episode,) for value in values),
+        *({**trajectory, "kind": value, "group": value, "stage": value} for value in values),
+        {**reject, "field": f"$.steps[{'9' * 5000}]"},
+        {**reject, "id": "9" * 5000, "record": {"id": "9" * 5000}},
+        {**read(files["sr"])[0], "group": "g", "id": f"g/{'9' * 5000}/x"},
+        {"type": "task", "env": "house", "task": {}, "id": 5, "lineage": "a text"},
+    ]
+
+
+def test_records_of_any_shape_are_shown(files, tmp_path):
+    records = _odd_records(files)
+    file = write(tmp_path / "odd.jsonl", records)
+    with file.open("ab") as f:
+        f.write(b'{"type": "reject", "id": %d}\n5\n\xff\n{"type": "reject", "error": "\\ud800"}\n' % 10**400)
+    index = read_index([str(file)])
+    assert len(index) == len(records) + 4 and json.dumps(index.groups())
+    for entry in range(len(index)):
+        answer, line = shown(index, entry), row(index, entry)
+        assert json.dumps(answer) and json.dumps(line) and line["title"] is not None
+        if entry < len(records) and "record" in answer:
+            assert answer["record"] == records[entry]
+        else:
+            error = answer["error"]
+            assert error == line["title"] or error.startswith(line["title"])
+            assert answer["text"] and error.startswith(("$", "not valid JSON", "not UTF-8", "the integer")), error
+    assert sum("record" in shown(index, entry) for entry in range(len(index))) >= len(records) - 20
+
+
+def _ended(files, outcome: dict) -> dict:
+    """Return a trajectory that ended with an outcome, and so did what a policy did after its first alternative."""
+    record = read(files["rollout"])[0]
+    outcome = {"observation": "The end.", "done": True, **outcome}
+    record["steps"][0]["alternatives"][0]["then"] = [{**outcome, "action": "wait"}]
+    return {**record, "outcome": outcome}
+
+
+#: Outcomes, and the success that each is by the one rule (eexp/records/outcomes.py).
+ENDS = [
+    ({"score": 1.0}, True),
+    ({"score": 0.5}, False),
+    ({"score": 1.0, "success": False}, False),
+    ({"score": 0.5, "success": True}, True),
+    ({}, True),
+    ({"imagined": "model", "score": 1.0, "success": True}, None),
+]
+
+
+def test_success_is_judged_by_the_rule_that_filters_use(files, tmp_path):
+    index = read_index([str(write(tmp_path / "r.jsonl", [_ended(files, outcome) for outcome, _ in ENDS]))])
+    bits = {
+        value["value"]: value["bit"]
+        for group in index.groups()
+        if group["key"] == "success"
+        for value in group["values"]
+    }
+    for entry, (_, success) in enumerate(ENDS):
+        answer = shown(index, entry)
+        assert (answer["success"], answer["then"][0][0]) == (success, [success])
+        assert index.bits[entry] >> bits[{True: "yes", False: "no", None: "unknown"}[success]] & 1
 
 
 def test_differences_name_every_field():
@@ -200,6 +273,81 @@ def test_a_file_that_a_stage_writes_is_followed(files, tmp_path):
         assert [row["line"] for row in _get(viewer, "list")["rows"]] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("change", ["was cut short", "was replaced", "was written anew"])
+def test_a_followed_file_that_becomes_another_is_read_again(files, tmp_path, change):
+    lines = files["rollout"].read_bytes().splitlines(keepends=True)
+    other = files["sr"].read_bytes().splitlines(keepends=True)
+    file = tmp_path / "running.jsonl"
+    file.write_bytes(b"".join(lines[:3]))
+    with served(file, follow=True) as viewer:
+        _wait(viewer, 3)
+        kinds = {value["value"]: value["bit"] for group in viewer.index.groups() for value in group["values"]}
+        if change == "was cut short":
+            file.write_bytes(other[0])
+        elif change == "was replaced":
+            (tmp_path / "new.jsonl").write_bytes(other[0])
+            (tmp_path / "new.jsonl").replace(file)
+        else:
+            file.write_bytes(b"".join([other[0], *lines]))
+        deadline = time.monotonic() + 30
+        while (state := _get(viewer, "state"))["generation"] == 0 or state["reading"]:
+            assert time.monotonic() < deadline, state
+            time.sleep(0.05)
+        assert f"{file} {change}, and is read again" in state["progress"]
+        assert _get(viewer, "record?entry=0")["record"] == json.loads(other[0])
+        now = {value["value"]: value["bit"] for group in state["groups"] for value in group["values"]}
+        assert kinds.items() <= now.items(), "a filter that is chosen in the page means another value"
+        with file.open("ab") as f:
+            f.write(other[1])
+        assert _wait(viewer, state["records"] + 1)["generation"] == 1
+
+
+def test_a_followed_file_of_which_nothing_was_lost_is_not_read_again(files, tmp_path):
+    file, link = tmp_path / "running.jsonl", tmp_path / "link.jsonl"
+    file.write_bytes(b"\n" + files["rollout"].read_bytes() + b"\n \n")
+    link.symlink_to(file)
+    index = Index([str(file), str(link)])
+    list(index.read_on(growing=True))
+    with file.open("ab") as f:
+        f.write(b'{"type": "reject"')
+    assert index.outdated() == ""
+    file.unlink()
+    assert index.outdated() == "" and len(list(index.read_on(growing=True))) > 0
+
+
+def test_a_request_without_a_token_is_refused_in_silence(files, capfd):
+    """Any user of the machine can connect."""
+    with served(files["sr"]) as viewer:
+        for target in (b"*", b"http://[", b"http://a:b:c]/", b"//[", b"?", b"\xff"):
+            with socket.create_connection(("127.0.0.1", viewer.port), timeout=20) as connection:
+                connection.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)
+                assert connection.makefile("rb").readline().split()[1] == b"403", target
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_full_disk_stops_the_copy_of_standard_input_and_not_its_writer(files):
+    data = files["rollout"].read_bytes()
+    limited = ["bash", "-c", f"ulimit -f 64; exec {shlex.join(EEXP)} view"]
+    view = subprocess.Popen(limited, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    assert view.stdin and view.stderr
+    address = view.stderr.readline().decode().split()[1]
+    written = threading.Event()
+
+    def write_all() -> None:
+        for _ in range(-(-2_000_000 // len(data))):
+            view.stdin.write(data)
+        view.stdin.close()
+        written.set()
+
+    threading.Thread(target=write_all, daemon=True).start()
+    assert written.wait(60), "the writer is stopped"
+    assert b"File too large; later records from standard input are not shown" in view.stderr.readline()
+    state = json.load(urllib.request.urlopen(address + "state", timeout=20))
+    assert "File too large; later records are not shown" in state["progress"]
+    os.kill(view.pid, 2)
+    assert view.wait(30) == 0 and view.stderr.read() == b""
+
+
 def test_records_from_standard_input_are_served_as_they_come_and_ctrl_c_ends_quietly(files):
     view = subprocess.Popen([*EEXP, "view"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert view.stdin and view.stderr
@@ -233,6 +381,18 @@ def test_wrong_calls_are_one_line(files, tmp_path):
     run("view", "--diff", files["sr"]).one_error(2, "--diff compares two files")
     run("view", files["sr"], "--follow", "-o", "-").one_error(2, "without a server")
     run("view", files["sr"], "-m", tmp_path / "no-model", "-o", "-").one_error(1, "no-model")
+    os.mkfifo(tmp_path / "pipe")
+    for more in (["-o", tmp_path / "page.html"], []):
+        run("view", tmp_path, *more).one_error(1, f"{tmp_path}: is a directory; give its files")
+        run("view", tmp_path / "pipe", *more).one_error(
+            1, "pipe: is a pipe, which is read on standard input: `eexp view <"
+        )
+        closed = f"{shlex.join([*EEXP, 'view', *map(str, more)])} <&-"
+        process = subprocess.run(["bash", "-c", closed], capture_output=True, text=True, env=environment(), timeout=60)
+        assert (process.returncode, process.stderr) == (1, "error: <stdin>: Bad file descriptor\n")
+    full = f"ulimit -f 4; {shlex.join([*EEXP, 'view', '-o', str(tmp_path / 'page.html')])} < {files['rollout']}"
+    process = subprocess.run(["bash", "-c", full], capture_output=True, text=True, env=environment(), timeout=60)
+    assert process.returncode == 1 and "eexp-view-" in process.stderr and process.stderr.endswith(": File too large\n")
 
 
 # -- the page in a browser ---------------------------------------------------------------------------------------------
@@ -309,6 +469,53 @@ def test_nothing_of_a_hostile_record_runs(files, page, tmp_path):
         page.press("n")
     assert page.js("window.hacked") is None
     assert page.js("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_records_of_any_shape_are_read_in_the_page(files, page, tmp_path):
+    records = [record for record in _odd_records(files) if record["type"] == "reject"][::3]
+    records += [
+        _odd_records(files)[-1],
+        {**read(files["sr"])[0], "scores": [{"span": "action", "logprob": 1, "tokens": 1}]},
+    ]
+    file = write(tmp_path / "odd.jsonl", records)
+    file.write_bytes(
+        file.read_bytes().replace(b'"logprob": 1,', b'"logprob": 1e999,').replace(b'"logprob":1,', b'"logprob":1e999,')
+    )
+    before = len(page.errors)
+    run("view", file, "-o", tmp_path / "odd.html").ok()
+    page.open(tmp_path / "odd.html")
+    for number in range(1, len(records) + 1):
+        _settle(page, f"document.getElementById('place').textContent.includes('line {number} ')")
+        assert page.js("document.getElementById('content').textContent.trim().length") > 0
+        page.press("n")
+    assert "1e" in file.read_text() and page.errors[before:] == []
+
+
+def test_the_page_marks_success_as_the_filter_counts_it(files, page, tmp_path):
+    write(tmp_path / "ends.jsonl", [_ended(files, outcome) for outcome, _ in ENDS])
+    run("view", tmp_path / "ends.jsonl", "-o", tmp_path / "ends.html").ok()
+    page.open(tmp_path / "ends.html")
+    for number, (_, success) in enumerate(ENDS, 1):
+        _settle(page, f"document.getElementById('place').textContent.includes('line {number} ')")
+        for place in (".path > .state:last-child .tag", ".then .tag"):
+            tags = page.js(f"[...document.querySelectorAll({json.dumps(place)})].map((one) => one.textContent)")
+            assert ("success" in tags, "ended" in tags) == (success is True, success is not True), (number, tags)
+        page.press("n")
+
+
+def test_an_open_page_goes_on_with_the_file_that_replaced_another(files, page, tmp_path):
+    file, new = tmp_path / "running.jsonl", tmp_path / "new.jsonl"
+    file.write_bytes(files["rollout"].read_bytes())
+    new.write_bytes(files["sr"].read_bytes().splitlines(keepends=True)[0])
+    before = len(page.errors)
+    with served(file, follow=True) as viewer:
+        page.call("Page.navigate", url=viewer.address)
+        _settle(page, "document.querySelectorAll('#records button').length === 4")
+        new.replace(file)
+        _settle(page, "document.querySelectorAll('#records button').length === 1")
+        _settle(page, "document.getElementById('place').textContent.startsWith('example')")
+        assert "was replaced, and is read again" in page.js("document.getElementById('progress').textContent")
+    assert page.errors[before:] == []
 
 
 def _hostile(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import orjson
 import pytest
 from running import read, run
 
@@ -14,10 +15,10 @@ from eexp.acting.reward import reward
 from eexp.acting.settings import CorrectSettings
 from eexp.envs.naming import Tasks
 from eexp.envs.worlds.house import House
-from eexp.errors import EnvironmentFailed
+from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom, PromptTooLong, UsageError
 from eexp.formats.conversations import import_format
 from eexp.formats.names import MESSAGES
-from eexp.workers.jobs import InProcess
+from eexp.workers.jobs import InProcess, answer_from_error, error_from_answer
 
 HERE = InProcess(lambda spec: House())
 
@@ -79,3 +80,22 @@ def test_an_unexpected_error_costs_a_record(episodes):
     with pytest.raises(EnvironmentFailed, match="for a test") as raised:
         list(reward(iter(read(episodes)), InProcess(lambda spec: Broken())))
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    "error, back",
+    [
+        (EnvironmentFailed("died", "$.steps[1]", {"traceback": "..."}), EnvironmentFailed),
+        (InputError("missing", "$.id"), InputError),
+        (PromptTooLong("too long"), InputError),
+        (UsageError("no such split"), UsageError),
+        (NoRoom("full"), NoRoom),
+        (EexpError("cannot start"), EexpError),
+    ],
+)
+def test_an_error_comes_back_from_another_process(error, back):
+    result = error_from_answer(orjson.loads(orjson.dumps(answer_from_error(error))))
+    assert type(result) is back
+    assert str(result) == str(error)
+    if isinstance(error, InputError):
+        assert vars(result) == vars(error)

@@ -10,6 +10,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 from leftovers import MARK, marked, none_left
 from running import ROOT, environment, read, run, spawn, start, write
@@ -169,6 +170,38 @@ def test_actors_nodes_and_the_command_are_killed_at_random():
     result = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert result.returncode == 0, result.stderr
     assert "10 faults" in result.stdout and "all equal; no process left" in result.stdout
+
+
+def is_part(part: str, command: list[str]) -> bool:
+    """Return whether a process is a part of the cluster that `--on ray` starts: a daemon, its guard, or its program."""
+    if part in ("raylet", "gcs_server"):
+        return bool(command) and command[0].endswith(f"/{part}")
+    is_guard = command[1:3] == ["-I", "-S"]
+    return "eexp.workers.ray_cluster" in " ".join(command) and is_guard == (part == "guard")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "part", ["raylet", *(pytest.param(part, marks=pytest.mark.long) for part in ("gcs_server", "guard", "program"))]
+)
+def test_the_end_of_its_own_cluster_ends_the_command(files, tmp_path, part):
+    variables = environment(**{MARK: str(tmp_path), "TMPDIR": str(tmp_path / "t"), "PYTHONPATH": TESTS})
+    (tmp_path / "t").mkdir()
+    command = ("rollout", "--env", "faulty_worlds:Slow", files / "branched", "-o", tmp_path / "out")
+    process = start(*command, "--on", "ray", "-j", 2, env=variables, stderr=subprocess.PIPE)
+    while not (tmp_path / "out").exists() or not (tmp_path / "out").stat().st_size:
+        assert process.poll() is None
+        time.sleep(0.05)
+    (victim,) = (p for p in psutil.Process(process.pid).children(recursive=True) if is_part(part, p.cmdline()))
+    victim.kill()
+    _, error = process.communicate(timeout=60)
+    told = [line for line in error.decode().splitlines() if "trajectories so far" not in line]
+    assert process.returncode == 1 and [line.partition(":")[0] for line in told if line] == ["error"], told
+    assert "the cluster on this machine has ended; start the command again, with --resume" in error.decode()
+    assert none_left(str(tmp_path)) and not list((tmp_path / "t").iterdir())
+    if part == "raylet":
+        spawn(*command, "--resume", env=variables).ok()
+        assert (tmp_path / "out").read_bytes() == spawn(*command[:-2], env=variables).ok().out
 
 
 @pytest.mark.long

@@ -30,6 +30,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.envs.bridges.server import Server
 from eexp.envs.spec_options import Numbers, check_disjoint, option_error, parse_step_limit, parse_task_numbers
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+from eexp.records.equality import EXACT
 from eexp.records.record import canonical
 
 
@@ -61,6 +62,7 @@ class ServerKind:
     moves: bool = False  # whether /available_actions lists the actions that are possible in every state
     page: bool = False  # whether /available_actions has to be requested for the actions that are possible in this state
     words: bool = False  # whether the actions are the words of /filtered_vocab, spelled with blanks
+    code: bool = False  # whether an action is code, in which every character counts
     percent: bool = False  # whether the score is in `score`, from 0 to 100
 
 
@@ -102,7 +104,7 @@ SERVER_KINDS = {
         page=True,
     ),
     "sqlgym": ServerKind(
-        how="An action is one SQL statement.", sent=_unfenced, number="item_id", handle="env_idx", look=True
+        how="An action is one SQL statement.", sent=_unfenced, number="item_id", handle="env_idx", look=True, code=True
     ),
 }
 
@@ -238,6 +240,9 @@ class AgentGym(Environment):
             page = self._get("/available_actions", _Page)
             return None if page.has_search_bar else [f"click[{it}]" for it in page.clickables]
         return None if self._listed is None else list(self._listed)
+
+    def action_equality(self) -> str:
+        return EXACT if self._kind.code else super().action_equality()
 
     def mask(self, text: str) -> str:
         """Return a text without its random part and without the greeting of AgentGym's client.

@@ -34,6 +34,7 @@ from eexp.envs.logins import environment_without_keys, with_logins
 from eexp.envs.spec_options import option_error, parse_choice, parse_step_limit
 from eexp.errors import EexpError, EnvironmentFailed, UsageError
 from eexp.prompts.calls import Call, parse_call, parse_done
+from eexp.records.equality import EXACT
 from eexp.records.task_file import TasksOfFile
 from eexp.system.child import Child, ChildFailed, time_limit
 from eexp.system.directories import copy_contents, empty
@@ -221,6 +222,9 @@ class MCP(Environment):
     def _is_next(self, call: Call) -> bool:
         """Return whether a call is the demonstration's next."""
         return self._followed is not None and call in self._demonstration[self._followed : self._followed + 1]
+
+    def action_equality(self) -> str:
+        return EXACT
 
     def mask(self, text: str) -> str:
         for pattern in self._masks:

@@ -29,6 +29,7 @@ from eexp.envs.bridges.server import GRACE, Server
 from eexp.envs.spec_options import check_disjoint, option_error, parse_choice, parse_step_limit, parse_task_numbers
 from eexp.errors import EexpError, EnvironmentFailed, InputError, NoRoom
 from eexp.prompts.calls import parse_call
+from eexp.records.equality import EXACT
 from eexp.records.types import explain
 from eexp.system.child import MAX_LINE
 from eexp.system.packages import installed_by
@@ -351,6 +352,9 @@ class OpenEnv(Environment):
         return result.tools if result else []
 
     # -- the session -------------------------------------------------------------------------------------------------
+
+    def action_equality(self) -> str:
+        return EXACT
 
     def close(self) -> None:
         self._hang_up()

@@ -16,7 +16,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -43,6 +43,7 @@ class HelloAnswer(Struct):
     save: bool = False
     harmless: list[str] = []
     masks: list[str] = []
+    action_equality: Literal["exact", "words"] = "exact"
 
 
 class TasksAnswer(Struct):
@@ -169,6 +170,9 @@ class Program(Environment):
 
     def harmless(self, action: str) -> bool:
         return any(pattern.fullmatch(action) for pattern in self._harmless)
+
+    def action_equality(self) -> str:
+        return self._hello.action_equality
 
     def mask(self, text: str) -> str:
         for pattern in self._masks:

@@ -28,6 +28,7 @@ from eexp.envs.logins import environment_without_keys
 from eexp.envs.spec_options import option_error, parse_choice, parse_step_limit
 from eexp.envs.worlds.checksums import digest_of, refuse_changed
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
+from eexp.records.equality import EXACT
 from eexp.system.child import Child, ChildFailed, excerpt, time_limit
 
 SPLITS = ("train", "dev", "test_normal", "test_challenge")
@@ -196,6 +197,9 @@ class AppWorld(Environment):
         if self._over or self._strayed or self._followed >= len(self._solution):
             return None
         return self._solution[self._followed]
+
+    def action_equality(self) -> str:
+        return EXACT
 
     def mask(self, text: str) -> str:
         """Return a text without addresses of memory, which Python prints of objects: `<function ... at 0x7f...>`."""

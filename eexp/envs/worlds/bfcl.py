@@ -24,6 +24,7 @@ from eexp.envs.base import Environment, Observation
 from eexp.envs.spec_options import parse_choice
 from eexp.errors import EexpError, InputError
 from eexp.prompts.calls import Call, format_call, parse_call, parse_done
+from eexp.records.equality import EXACT
 from eexp.system.packages import installed_by
 
 #: With its dependencies the package brings gigabytes, another numpy among them. These tasks need none of them.
@@ -201,6 +202,9 @@ class BFCL(Environment):
         fork._apis = pickle.loads(pickle.dumps(self._apis, pickle.HIGHEST_PROTOCOL))  # a deep copy, in half its time
         fork._played, fork._answers = [list(calls) for calls in self._played], list(self._answers)
         return fork
+
+    def action_equality(self) -> str:
+        return EXACT
 
     def mask(self, text: str) -> str:
         """Return a text with its letters sorted if it lists names in an order that differs between Python processes."""

@@ -9,7 +9,7 @@ tasks and the splits.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from eexp.envs.base import Environment, Observation
 from eexp.errors import InputError
@@ -40,6 +40,11 @@ OOD_OBJECTS = {*OOD_FOOD, *OOD_DISHES, *OOD_THINGS}
 
 #: verb -> (the place it needs, the object's state after it)
 TREATMENTS = {"wash": ("sink", "clean"), "heat": ("stove", "hot"), "cool": ("fridge", "cold")}
+#: Places that no task puts an object into.
+NO_STORAGE = {"stove", "lamp", "sink"}
+_FOOD, _DISHES, _THINGS = {*FOOD, *OOD_FOOD}, {*DISHES, *OOD_DISHES}, {*THINGS, *OOD_THINGS}
+#: kind of task -> the objects that it may be about
+POOLS = {"put": _FOOD | _DISHES | _THINGS, "wash": _FOOD | _DISHES, "heat": _FOOD, "cool": _FOOD, "examine": _THINGS}
 _JOINED_BY = {"wash": "in", "heat": "on", "cool": "in"}
 
 
@@ -72,12 +77,23 @@ class House(Environment):
     def reset(self, task: dict) -> Observation:
         if task.get("world", WORLD) != WORLD:
             raise InputError(f"made for world {task['world']!r}, this is {WORLD!r}", "$.task.world")
-        split, _, number = str(task.get("id", "")).partition("/")
+        split, _, name = str(task.get("id", "")).partition("/")
+        number, _, goal = name.partition("/")
         if split not in SPLITS or not number.isdecimal() or int(number) >= SPLITS[split]:
             raise InputError(f"house has no task {task.get('id')!r}", "$.task.id")
         self.task = task
         self._build(random.Random(f"{WORLD}/{split}/{number}"), split)
+        if goal:
+            self._set_goal(goal)
         return self._observe(self._describe())
+
+    def _set_goal(self, goal: str) -> None:
+        """Replace the goal: kind, object and place, such as `heat/apple/bed`, in the same house."""
+        kind, target, place = [*goal.split("/"), "", ""][:3]
+        places = {"lamp"} if kind == "examine" else set(self.room_of) - NO_STORAGE - {self.where.get(target)}
+        if goal.count("/") != 2 or target not in POOLS.get(kind, ()) or target not in self.where or place not in places:
+            raise InputError(f"house has no task {self.task.get('id')!r}", "$.task.id")
+        self.kind, self.target, self.goal = kind, target, place
 
     def kind_of(self, task: dict) -> str:
         """Return what the task asks for: put, wash, heat, cool or examine."""
@@ -93,14 +109,12 @@ class House(Environment):
         if wide:
             food, dishes, things = food + OOD_FOOD, dishes + OOD_DISHES, things + OOD_THINGS
         kind = rng.choice(["put", "wash", "heat", "cool", "examine"])
-        pool = {"put": food + dishes + things, "wash": food + dishes, "heat": food, "cool": food, "examine": things}[
-            kind
-        ]
+        pool = [o for o in food + dishes + things if o in POOLS[kind]]
         if split == "ood":  # the object of the task is never one of the training tasks
             pool = [o for o in pool if o in OOD_OBJECTS]
         self.kind, self.target = kind, rng.choice(pool)
         others = rng.sample([o for o in food + dishes + things if o != self.target], rng.randint(5, 7))
-        storage = [p for p in self.room_of if p not in ("stove", "lamp", "sink")]
+        storage = [p for p in self.room_of if p not in NO_STORAGE]
         self.where = {o: rng.choice(storage) for o in [self.target, *others]}
         goals = [p for p in storage if p != self.where[self.target]]
         if split == "ood":  # and it goes into a room that they do not have
@@ -299,6 +313,33 @@ class House(Environment):
             return refused
         self.examined = self.examined or thing == self.target
         return self._observe(f"You look at the {thing} under the lamp.")
+
+    def achieved(self, task: dict, actions: Sequence[str]) -> list[tuple[int, dict]]:
+        """Return the task that the last action solves: an object put elsewhere, treated once at most, or examined."""
+        world = House()
+        world.reset(task)
+        world.kind, world.goal = "put", "nowhere"  # no action ends the episode
+        home = dict(world.where)
+        treated: dict[str, list[str]] = {}
+        for action in actions:
+            if not world.step(action).valid:
+                return []
+            verb, thing, *_ = [word for word in canonical(action).split() if word != "the"]
+            if verb in TREATMENTS:
+                treated.setdefault(thing, []).append(verb)
+        match [word for word in canonical(actions[-1]).split() if word != "the"]:
+            case ["put", thing, _, place]:
+                kinds = treated.get(thing, ["put"])
+            case ["look", "at", thing, "under", place]:
+                kinds = ["examine"] if thing not in treated else []
+            case _:
+                return []
+        possible = kinds == ["examine"] or (place not in NO_STORAGE and place != home[thing])
+        if len(kinds) != 1 or thing not in POOLS[kinds[0]] or not possible:
+            return []
+        split, number = str(task["id"]).split("/")[:2]
+        name = f"{split}/{number}/{kinds[0]}/{thing}/{place}"
+        return [(0, {"id": name, "split": split, "world": WORLD})]
 
     def fork(self) -> House:
         fork = object.__new__(House)  # faster than copy.copy, and a rollout forks in every state

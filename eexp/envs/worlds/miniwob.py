@@ -36,10 +36,8 @@ STEP = 1000  # milliseconds of the page's own time that pass at every step
 
 #: Parts of a page that belong to no task.
 _FRAME = "#query, #reward-display, #sync-task-cover, #click-canvas"
-_SCRIPT = Path(chromium.__file__).with_name("page.js")
 #: Starts the task of a seed, without a limit of time. At its end the page stays as it is.
 _BEGIN = """
-eexpPage.skip(%(frame)s);
 core.EPISODE_MAX_TIME = 1e12;
 core.countdownTimer = () => undefined;
 Math.seedrandom(%(seed)d);
@@ -47,12 +45,7 @@ core.setDataMode(%(mode)s);
 core.startEpisodeReal();
 core.startEpisode = () => undefined;
 """
-_READ = """
-(async () => {
-  const view = await eexpPage.settle(%d);
-  return { ...view, done: WOB_DONE_GLOBAL, reward: WOB_RAW_REWARD_GLOBAL };
-})()
-"""
+_STANDING = "({ done: WOB_DONE_GLOBAL, reward: WOB_RAW_REWARD_GLOBAL })"
 
 
 class MiniWoB(Environment):
@@ -99,7 +92,7 @@ class MiniWoB(Environment):
             raise InputError(f"expected a seed from 0 to {2**32 - 1}, got {seed!r}", "$.task.seed")
         mode = task.get("split") if task.get("split") in SPLITS else "default"
         self._task, self._played, self._over = f"{name}/{seed}", [], False
-        begin = _BEGIN % {"frame": repr(_FRAME), "seed": seed, "mode": repr(mode)}
+        begin = _BEGIN % {"seed": seed, "mode": repr(mode)}
         answer = self._call("reset", lambda page: self._start(page, str(name), begin))
         self._name = name
         return self._observe(answer)
@@ -107,8 +100,9 @@ class MiniWoB(Environment):
     def _start(self, page: chromium.Page, name: str, begin: str) -> dict:
         page.open((_directory() / f"{name}.html").as_uri())
         page.move_mouse(0, 0)
+        page.evaluate_isolated(f"eexpPage.skip({_FRAME!r})")
         page.evaluate(begin)
-        answer = page.evaluate(_READ % STEP)
+        answer = self._read(page)
         self._instruction = page.evaluate(_UTTERANCE)
         return answer
 
@@ -133,7 +127,16 @@ class MiniWoB(Environment):
     def _act(self, page: chromium.Page, action: PageAction) -> dict:
         """Take an action and return what the page says then. Raises Refused if the page does not allow it."""
         use(page, action)
-        return page.evaluate(_READ % STEP)
+        return self._read(page)
+
+    def _read(self, page: chromium.Page) -> dict:
+        """Let a step's time pass, and return what the page says then, and how the task stands.
+
+        The browser's own events, which come with its frames, are let in before and after and not in between.
+        """
+        page.evaluate_isolated("eexpPage.frame()")
+        page.evaluate(f"eexpClock.advance({STEP})")
+        return {**page.evaluate_isolated("eexpPage.readWithPictures()"), **page.evaluate(_STANDING)}
 
     def _observe(self, answer: dict) -> Observation:
         self._view = View.of({"lines": answer["lines"], "waiting": answer["waiting"]})
@@ -191,7 +194,7 @@ class MiniWoB(Environment):
         if self._browser is None:
             self._browser = _Shared.get(self._limit, self._sandbox)
         if self._page is None:
-            self._page = chromium.Page(self._browser, _SCRIPT.read_text(), WIDTH, HEIGHT)
+            self._page = chromium.Page(self._browser, WIDTH, HEIGHT)
         return self._page
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ for.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -184,16 +184,26 @@ class Reactions(Environment):
     def reset(self, task: dict) -> Observation:
         if task.get("world", WORLD) != WORLD:
             raise InputError(f"made for world {task['world']!r}, this is {WORLD!r}", "$.task.world")
-        split, _, number = str(task.get("id", "")).partition("/")
-        pairs = tasks_of(self.number)
-        pairs = {"train": pairs[:TRAIN], "test": pairs[TRAIN:]}.get(split, ())
-        if not number.isdecimal() or len(number) > 9 or int(number) >= len(pairs):
+        split, _, name = str(task.get("id", "")).partition("/")
+        pair = self._pair(split, name)
+        if pair is None:
             raise InputError(f"{self.spec} has no task {task.get('id')!r}", "$.task.id")
         shifted = self.shift and split == "test"
         self.table = shifted_table(self.number, self.shift) if shifted else table_of(self.number)
-        self.thing, self.goal = pairs[int(number)]
+        self.thing, self.goal = pair
         self.over = False
         return self._observe(self.words.holding)
+
+    def _pair(self, split: str, name: str) -> tuple[int, int] | None:
+        """Return the start and the goal of a task, by its number or by their names ("zodusk/rorex"); else None."""
+        pairs = tasks_of(self.number)
+        pairs = {"train": pairs[:TRAIN], "test": pairs[TRAIN:]}.get(split, ())
+        if name.isdecimal() and len(name) <= 9 and int(name) < len(pairs):
+            return pairs[int(name)]
+        start, _, goal = name.partition("/")
+        if not pairs or start == goal or start not in self.names or goal not in self.names:
+            return None
+        return self.names.index(start), self.names.index(goal)
 
     def instruction(self) -> str:
         return self.words.instruction.format(thing=self.names[self.goal])
@@ -229,6 +239,23 @@ class Reactions(Environment):
         """Return the first operation of a shortest way to the goal."""
         way = None if self.over else shortest_way(self.table, self.thing, self.goal, SUBSTANCES)
         return self._action(way[0]) if way else None
+
+    def achieved(self, task: dict, actions: Sequence[str]) -> list[tuple[int, dict]]:
+        """Return the tasks to make what is held at the end, from each of the last STEPS things held before it."""
+        world = copy(self)
+        world.reset(task)
+        held = [world.thing]
+        for action in actions:
+            world.over = False  # the path may go on after the goal of its own task
+            if not world.step(action).valid or world.thing == RUINED:
+                return []
+            held.append(world.thing)
+        split, end = str(task["id"]).partition("/")[0], self.names[held[-1]]
+        return [
+            (since, {"id": f"{split}/{self.names[held[since]]}/{end}", "split": split, "world": WORLD})
+            for since in range(max(0, len(actions) - STEPS), len(actions))
+            if len({*held[since:]}) == len(held[since:])
+        ]
 
     def fork(self) -> Reactions:
         return copy(self)

@@ -35,6 +35,7 @@ from eexp.envs.worlds.checksums import digest_of, refuse_changed
 from eexp.envs.worlds.tables import Database
 from eexp.errors import EexpError, EnvironmentFailed, InputError, UsageError
 from eexp.prompts.calls import format_call, is_call, parse_call
+from eexp.records.equality import EXACT
 from eexp.records.record import seed_of
 
 if TYPE_CHECKING:
@@ -247,6 +248,9 @@ class Tau(Environment):
             self._followed += 1
         elif changed:
             self._strayed = True
+
+    def action_equality(self) -> str:
+        return EXACT
 
     def expert(self) -> str | None:
         """Return a look-up that the next gold call needs, the next gold call, or the response after the last one."""

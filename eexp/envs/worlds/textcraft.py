@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -134,8 +134,7 @@ class TextCraft(Environment):
             return None
         goal = match["goal"].replace(" ", "_")
         commands = [" ".join(line.split()) for line in match["commands"].splitlines() if line.strip()]
-        name = f"{goal}/listed-{seed_of(goal, *commands):016x}"
-        return {"id": name, "split": split_of(goal), "goal": goal, "commands": commands, "world": WORLD}
+        return _listed_task(goal, commands)
 
     def kind_of(self, task: dict) -> str:
         """Return the depth of the goal, such as "depth 2"."""
@@ -293,6 +292,22 @@ class TextCraft(Environment):
         ]
         return (craft_action(recipe, names) for names in product(*choices))
 
+    def achieved(self, task: dict, actions: Sequence[str]) -> list[tuple[int, dict]]:
+        """Return the task to craft what the last action crafts, with the same commands, where it is of this split."""
+        world = copy(self)
+        world.reset(task)
+        world._goal = ""  # no action ends the episode
+        if not all([world.step(action).valid for action in actions]):
+            return []
+        match = re.match("craft (.*) using ", tidied(actions[-1]))
+        counted = match and _COUNTED.match(match[1])
+        if not match:
+            return []
+        goal, commands = (counted[2] if counted else match[1]).replace(" ", "_"), world._commands
+        split = str(task.get("split") or split_of(self._game(task)[0]))
+        listed = any(recipe.output == goal for recipe in world._recipes)
+        return [(0, _listed_task(goal, commands))] if listed and split_of(goal) == split else []
+
     def fork(self) -> TextCraft:
         fork = copy(self)
         fork._inventory = dict(self._inventory)
@@ -326,6 +341,12 @@ def tidied(action: str) -> str:
     """Return an action as AgentGym's client sends it: its first line, with letters, digits, commas and blanks only."""
     line = action.strip().partition("\n")[0]
     return " ".join(re.sub("[^A-Za-z0-9, ]+", "", line).split())
+
+
+def _listed_task(goal: str, commands: list[str]) -> dict:
+    """Return the task to craft `goal` with these commands."""
+    name = f"{goal}/listed-{seed_of(goal, *commands):016x}"
+    return {"id": name, "split": split_of(goal), "goal": goal, "commands": commands, "world": WORLD}
 
 
 def split_of(goal: str) -> str:

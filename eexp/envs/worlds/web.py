@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,13 +30,14 @@ from eexp.envs.worlds.browser.lines import (
     PageAction,
     Refused,
     View,
+    one_line,
     parse,
     quoted,
     texts_of,
 )
 from eexp.envs.worlds.browser.page_actions import use
 from eexp.envs.worlds.browser.pictures import Pictures
-from eexp.envs.worlds.browser.recording import RECORDING, RecordedPage, Recorder
+from eexp.envs.worlds.browser.recording import RecordedPage, Recorder
 from eexp.envs.worlds.browser.scripted import ScriptedAction
 from eexp.envs.worlds.browser.site import Site
 from eexp.envs.worlds.browser.site_page import SitePage
@@ -57,7 +59,6 @@ _LINE_END = "\n"
 _SCROLL = re.compile("scroll (?P<way>down|up)")
 _OPEN = re.compile(r"open (?P<address>/\S*)")
 Result = TypeVar("Result")
-_SCRIPT = Path(chromium.__file__).with_name("page.js")
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class Web(Environment):
         self._pictures = Pictures(screenshots) if screenshots else None
         base = Path(tasks).resolve().parent
         self._site = Site(self._file.site, base, self._limit)
+        self.depends_on_timing = self._site.begins_anew  # else nothing can be played twice in the same way
         storage = self._file.site.storage
         self._stored = read_storage(base / storage, self._site.address) if storage else None
         self._browser: chromium.Browser | None = None
@@ -123,7 +125,9 @@ class Web(Environment):
         self._episode: object = None
         self._begun: dict[tuple[str, tuple[str, ...]], _Beginning] = {}  # by where and how an episode is begun
         self._refused: Counter[str] = Counter()
+        self._unsettled = 0  # how many pages were read before they had come to rest
         self._is_recorded = self._has_window = False  # whether new pages are for a person, and seen
+        self._missing: set[tuple[str, int, str]] = set()  # actions of demonstrations, said to have no element
         self._demonstrations: dict[str, list[str]] = {}  # by the id of the task, in place of those of the file
         self.ways = {"loaded": 0, "repeated": 0}  # how often a state was restored by loading, and by the whole episode
 
@@ -279,7 +283,7 @@ class Web(Environment):
         if not down and not first:
             raise Refused("The page begins here.")
         self._top = end if down else self._before(first)
-        page.evaluate(f"scrollBy(0, {'' if down else '-'}innerHeight)")
+        page.evaluate_isolated(f"scrollBy(0, {'' if down else '-'}innerHeight)")
 
     def _rest(self) -> None:
         """Let the page come to rest and read it. Where it is another document, it begins at its top."""
@@ -300,13 +304,22 @@ class Web(Environment):
     def _render(self) -> str:
         """Return the part of the page that is shown, within the budget."""
         first, end = self._shown()
-        lines = [f"page {quoted(self._title[:200])} {address_within(self._url)[:500]}"]
-        lines += [f"note: {note}" for note in self._opened().take_notes()]
+        lines = [f"page {quoted(self._title[:200])} {one_line(address_within(self._url))[:500]}"]
+        lines += self._notes()
         above, below = (sum(map(bool, part)) for part in (self._texts[:first], self._texts[end:]))
         lines += [f"... {above} lines above: scroll up"] if above else []
         lines += [text[: self._budget] for text in self._texts[first:end] if text]
         lines += [f"... {below} lines below: scroll down"] if below else []
         return "\n".join(lines)
+
+    def _notes(self) -> list[str]:
+        """Return a line for every note: the first one, and others as long as all take half of the budget at most."""
+        notes, more = self._opened().take_notes()
+        lines = [f"note: {note}" for note in notes]
+        lengths = list(accumulate(len(line) + 1 for line in lines))
+        shown = [line for n, line in enumerate(lines) if n == 0 or lengths[n] <= self._budget // 2]
+        more += len(lines) - len(shown)
+        return [*shown, f"note: {more} more notes"] if more else shown
 
     def _shown(self) -> tuple[int, int]:
         """Return which lines are shown: the first one, and the one after the last."""
@@ -405,7 +418,12 @@ class Web(Environment):
 
     def expert(self) -> str | None:
         """Return the next action of the task's demonstration; None where it has none, or once it was left."""
-        return None if self._task is None or self._end is not None else self._scripted()
+        if self._task is None or self._end is not None:
+            return None
+        action = self._scripted()
+        if action is None:
+            self._tell_missing()
+        return action
 
     def _scripted(self) -> str | None:
         script = self._task.expert if self._task else None
@@ -418,6 +436,22 @@ class Web(Environment):
         if action is None and next_action.on(self._view.lines[self._shown()[0] :]):
             return "scroll down"
         return action
+
+    def _tell_missing(self) -> None:
+        """Say once of each action of a demonstration that the page has no such element, and which are most like it."""
+        task = self._task
+        if task is None or not task.expert or self._followed is None or self._followed >= len(task.expert):
+            return
+        line = task.expert[self._followed]
+        place = (task.id, self._followed, line)
+        action = ScriptedAction.of(line)
+        if place in self._missing or action.on(self._view.lines):
+            return
+        self._missing.add(place)
+        tell(
+            f"{self.spec}: task {task.id}: the expert's action {self._followed + 1} is {line[:200]}, and "
+            f"{address_within(self._url)[:200]} has no such element; {action.nearest(self._view.lines)}"
+        )
 
     def _follow(self, action: str, expected: str | None) -> None:
         """Note an action that was accepted, for the expert; `expected`: what it would have done."""
@@ -537,18 +571,24 @@ class Web(Environment):
             self._browser = chromium.Browser(self._limit, self._sandbox, self._site.address, self._has_window)
             self._page = None
         if self._page is not None:
-            self._refused += self._page.refused
+            self._count_problems(self._page)
             self._page.close()
-        kind, script = SitePage, _SCRIPT.read_text()
-        if self._is_recorded:
-            kind, script = RecordedPage, script + RECORDING.read_text()
-        self._page = kind(self._browser, script, WIDTH, HEIGHT, self._site.address, self._file.site.hide)
+        kind, site = RecordedPage if self._is_recorded else SitePage, self._file.site
+        self._page = kind(self._browser, WIDTH, HEIGHT, self._site.address, site.hide, site.settle)
         self._document, self._document_url = -1, ""
         return self._page
 
+    def _count_problems(self, page: SitePage) -> None:
+        self._refused += page.refused
+        self._unsettled += page.unsettled
+
     def close(self) -> None:
         if self._page is not None:
-            self._refused += self._page.refused
+            self._count_problems(self._page)
+        if self._unsettled:
+            pages = "1 page was" if self._unsettled == 1 else f"{self._unsettled} pages were"
+            tell(f"{self.spec}: {pages} read when the time was up, before coming to rest")
+        self._unsettled = 0
         if self._refused:
             hosts = ", ".join(f"{host} {number}" for host, number in self._refused.most_common(5))
             requests = (

@@ -8,7 +8,7 @@ from eexp.examples.reflection.invented_names import identifiers, is_ordinary, na
 from eexp.examples.reflection.situations import Situation
 from eexp.examples.reflection.vocabulary import FUNCTION_WORDS, PAST_FORMS, SAME_IN_THE_PAST, word_set
 from eexp.examples.reflection.words import root, roots, sentences, words
-from eexp.records.record import canonical
+from eexp.records.equality import action_form
 
 _HEDGES = word_set(
     """would could might may should expect expects expected perhaps maybe probably likely hope hopefully if guess
@@ -208,10 +208,10 @@ def other_action(text: str, situation: Situation) -> str | None:
     The last sentence that concludes ("So I", "I will", "the next step is") is compared with all known actions of the
     state. Actions that are weighed and dropped before it ("rather than", "I could") do not count.
     """
-    step = situation.step
+    step, form = situation.step, action_form(situation.trajectory)
     own = _Action(step["action"])
     known: list[str] = [*(a["action"] for a in situation.contenders), *(step.get("admissible") or [])]
-    others = [_Action(action) for action in dict.fromkeys(known) if canonical(action) != canonical(step["action"])]
+    others = [_Action(action) for action in dict.fromkeys(known) if form(action) != form(step["action"])]
     for sentence in reversed(sentences(text)):
         concluded = next((text for text in _concluded(sentence) if any(a.is_begun(text) for a in (own, *others))), "")
         if not concluded:

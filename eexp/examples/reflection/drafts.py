@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from eexp.errors import InputError
 from eexp.examples.reflection.base import Rule
-from eexp.examples.reflection.guards import judge
+from eexp.examples.reflection.guards import Guard, judge
 from eexp.examples.reflection.requests import acting_prompt, own_prompt, reflection_prompt
 from eexp.examples.reflection.situations import Situation
-from eexp.examples.settings import GuardSettings, ReflectSettings
+from eexp.examples.settings import ReflectSettings
 from eexp.models.base import Draw, Model, Sample
 from eexp.prompts import ParsedAnswer, PromptStyle
 from eexp.records.callbacks import Count, OnError, add_counts
-from eexp.records.record import canonical, example, seed_of
+from eexp.records.equality import action_form
+from eexp.records.record import example, seed_of
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Draft:
     refused: list[dict[str, str]] = field(default_factory=list)
     left_out: str = ""  # the reason why a rule says nothing about the state, for the summary
     error: InputError | None = None  # the reason why the state is set aside
-    dropped: InputError | None = None  # the reason why the state gets no reflection, where that is no error
+    dropped: InputError | None = None  # the reason why the state is set aside, where that never ends the run
     counts: dict[str, int] = field(default_factory=dict)  # numbers for the summary
     more: dict[str, Any] = field(default_factory=dict)  # further fields of the example
 
@@ -55,20 +56,28 @@ class Draft:
         self.refused.append({"guard": guard, "fault": fault, "text": text})
         self.count(f"text[s] refused by {guard}")
 
-    def drop(self, guard: str, reason: InputError) -> None:
-        """Leave the state without a reflection, which is no error."""
-        self.dropped = reason
-        self.count(f"text[s] refused by {guard}")
-
-    def compose(self, rule: Rule) -> None:
-        """Compose the reflection by rule."""
+    def check_completion(self, style: PromptStyle) -> None:
+        """Set the error where a completion of this style cannot hold the state's action, after the text so far."""
         try:
-            self.text, self.left_out = rule.compose(self.situation)
-            self.author = rule.author
+            style.completion(self.situation.step["action"], self.text)
         except InputError as error:
             self.error = error
 
-    def request(self, style: PromptStyle, settings: ReflectSettings, model: Model) -> Draw:
+    def compose(self, rule: Rule, guards: Mapping[str, Guard]) -> bool:
+        """Compose the reflection by rule; return whether the rule can use the trajectory."""
+        try:
+            text, self.left_out = rule.compose(self.situation)
+        except InputError as error:
+            self.error = error
+            return False
+        self.author = rule.author
+        if not guards or not text:
+            self.text = text
+        elif not self._judge(guards, text, text):
+            self.settle([], rule.settings.kind)
+        return True
+
+    def request(self, style: PromptStyle, settings: ReflectSettings, model: Model, guards: Mapping[str, Guard]) -> Draw:
         """Return the request to the model for a text of this state."""
         tools: Sequence[dict] = ()
         if settings.rationale == "own":
@@ -81,12 +90,12 @@ class Draft:
                     parsed = style.parse_message(model.message(sample, tools), sample.finished)
                 else:
                     parsed = style.parse(prefix + sample.text, sample.finished)
-                return self._own(parsed, settings.guards, sample)
+                return self._own(parsed, guards, sample)
         else:
             prompt, prefix = reflection_prompt(style, self.situation), ""
 
             def accept(sample: Sample) -> bool:
-                return self._judge(settings.guards, style.thought_in(sample.text), sample)
+                return self._judge(guards, style.thought_in(sample.text), sample.text, sample.finished)
 
         self.author = model.fingerprint
         numbers = () if self.number is None else (self.number,)
@@ -101,26 +110,33 @@ class Draft:
             tools=tools,
         )
 
-    def _own(self, parsed: ParsedAnswer, guards: GuardSettings, sample: Sample) -> bool:
+    def _own(self, parsed: ParsedAnswer, guards: Mapping[str, Guard], sample: Sample) -> bool:
         """Return whether a sample is an acceptable thought of the model's own, followed by the expert's action."""
-        if canonical(parsed.action) != canonical(self.situation.step["action"]):
+        form = action_form(self.situation.trajectory)
+        if form(parsed.action) != form(self.situation.step["action"]):
             self.refuse(
                 "keep-matching", f"ends in {parsed.action!r}" if parsed.action else "has no action", sample.text
             )
             return False
-        return self._judge(guards, parsed.thought, sample)
+        return self._judge(guards, parsed.thought, sample.text, sample.finished)
 
-    def _judge(self, guards: GuardSettings, text: str, sample: Sample) -> bool:
-        """Apply the guards to a text; keep it and return True if it is accepted, else record the refusal."""
-        verdict = judge(text, self.situation, guards, sample.finished)
-        if verdict.guard:
-            self.refuse(verdict.guard, verdict.fault, sample.text)
+    def _judge(self, guards: Mapping[str, Guard], text: str, written: str, finished: bool = True) -> bool:
+        """Apply the guards to a text; keep it and return True if it is accepted, else record the refusal.
+
+        Args:
+            written: All that was written, which the records of a fault show.
+        """
+        try:
+            verdict = judge(text, self.situation, guards, finished)
+        except InputError as error:  # a mistake in a guard of another package
+            self.error = error
             return False
-        if verdict.text != text.strip():
-            self.count("text[s] written twice, cut to one")
-            self.refused.append(
-                {"guard": "repeated", "fault": "is written twice, cut to one copy", "text": sample.text}
-            )
+        if verdict.guard:
+            self.refuse(verdict.guard, verdict.fault, written)
+            return False
+        for guard, fault in verdict.cuts:
+            self.count("text[s] written twice, cut to one" if guard == "repeated" else f"text[s] cut by {guard}")
+            self.refused.append({"guard": guard, "fault": fault, "text": written})
         self.text = verdict.text
         return True
 
@@ -128,7 +144,7 @@ class Draft:
         """Set the error, or the reason to drop the state, if the model's answer had no acceptable text."""
         if isinstance(answer, InputError):
             self.error = answer
-        elif not self.text:
+        elif not self.text and not self.error:
             fault = self.refused[-1]["fault"] if self.refused else "is missing"
             reason = InputError(f"no usable {kind}: the text {fault}", evidence={"texts": self.refused})
             if kind == "rationale":
@@ -137,12 +153,13 @@ class Draft:
             else:
                 self.error = reason
 
-    def report(self, count: Count, keep: OnError, on_error: OnError) -> bool:
+    def report(self, count: Count, keep: OnError, on_refused: OnError, on_error: OnError) -> bool:
         """Report the counts and the refused texts, and return whether there is a reflection.
 
         Args:
             count: A function that adds to the summary.
             keep: A function that takes the refused texts of a state that is not set aside.
+            on_refused: A function that takes the texts of a state that gets no reflection because of them.
             on_error: A function that takes the trajectory of a state that is set aside.
         """
         trajectory, where = self.situation.trajectory, f"$.steps[{self.situation.i}]"
@@ -152,15 +169,17 @@ class Draft:
             return False
         if self.error:
             on_error(trajectory, self.error.at(where))
-        elif self.dropped or self.refused:
-            reason = self.dropped or InputError("texts were refused or cut first", evidence={"texts": self.refused})
+        elif self.dropped:
+            on_refused({"type": "trajectory", "id": trajectory["id"]}, self.dropped.at(where))
+        elif self.refused:
+            reason = InputError("texts were refused or cut first", evidence={"texts": self.refused})
             keep({"type": "trajectory", "id": trajectory["id"]}, reason.at(where))
         return not (self.error or self.dropped)
 
     def example(self, style: PromptStyle, kind: str) -> dict:
         """Return the training example."""
         situation = self.situation
-        target = style.answer(situation.step["action"], self.text, situation.i)
+        target = style.completion(situation.step["action"], self.text, situation.i)
         return example(
             situation.trajectory,
             self.name(kind),

@@ -1,23 +1,21 @@
 """Guards: rules that find faults in a reflection that a model has written.
 
 A guard is a pure function of the text and its situation that returns the fault in words, or None. A reflection with a
-fault is drawn again; one that is written twice is cut to one copy instead.
+fault is drawn again. One that also shortens a text, or that has to know more, is a class derived from `Guard`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from eexp.examples.reflection.claims import hindsight, other_action
-from eexp.examples.reflection.invented_names import invented, texts_given
+from eexp.errors import EexpError
+from eexp.examples.reflection.invented_names import texts_given
 from eexp.examples.reflection.situations import Situation
 from eexp.examples.reflection.vocabulary import word_set
 from eexp.examples.reflection.words import words
-from eexp.examples.settings import GuardSettings
-
-Guard = Callable[[str, Situation], "str | None"]
+from eexp.examples.settings import GUARDS, GuardSettings
 
 # Words of the training set-up that the policy never sees when it acts (about 16 % of published reflections had some).
 _LEAKS = re.compile(
@@ -77,46 +75,109 @@ def unfinished(text: str) -> str | None:
     return None
 
 
-#: Guards that judge the text in its situation, in the order in which they are applied.
-CONTENT_GUARDS: dict[str, Guard] = {
-    "setup": training_terms,
-    "hindsight": hindsight,
-    "other-action": other_action,
-    "invented": invented,
-}
+class Guard:
+    """A guard with settings of its own, or one that shortens a text.
+
+    Args:
+        settings: Those of all guards.
+
+    Attributes:
+        cut: The fault in words of a text that it shortens.
+    """
+
+    cut = "is cut"
+
+    def __init__(self, settings: GuardSettings):
+        self.settings = settings
+
+    def shortened(self, text: str) -> str:
+        """Return the text without what is too much; all guards do so before the first looks for faults."""
+        return text
+
+    def fault(self, text: str, situation: Situation, finished: bool) -> str | None:
+        """Return the fault in words, or None; a text that is not `finished` has reached the token limit."""
+        return None
+
+
+class FunctionGuard(Guard):
+    """A guard that is one function of the text and its situation."""
+
+    def __init__(self, settings: GuardSettings, function: Callable[[str, Situation], str | None]):
+        super().__init__(settings)
+        self.function = function
+
+    def fault(self, text: str, situation: Situation, finished: bool) -> str | None:
+        return self.function(text, situation)
+
+
+class Repeated(Guard):
+    """Cuts a text that is written twice to one copy."""
+
+    cut = "is written twice, cut to one copy"
+
+    def shortened(self, text: str) -> str:
+        return without_copies(text)
+
+
+class CutOff(Guard):
+    """Finds a text that breaks off."""
+
+    def fault(self, text: str, situation: Situation, finished: bool) -> str | None:
+        return unfinished(text) if finished else "does not end within the token limit (--max-tokens)"
+
+
+class Length(Guard):
+    """Finds a text that is too short or too long."""
+
+    def fault(self, text: str, situation: Situation, finished: bool) -> str | None:
+        count, fewest, most = len(words(text)), self.settings.min_words, self.settings.max_words
+        if count < fewest:
+            return f"has {count} words, fewer than {fewest}"
+        return f"has {count} words, more than {most}" if count > most else None
+
+
+def open_guards(settings: GuardSettings, by_model: bool = True) -> dict[str, Guard]:
+    """Return the guards of texts by a model, or by a rule, by their names in records.
+
+    Raises:
+        UsageError: There is no guard of a name.
+        EexpError: One cannot be loaded.
+    """
+    guards: dict[str, Guard] = {}
+    for name in settings.of(by_model):
+        loaded = GUARDS.load(name)
+        if isinstance(loaded, type) and issubclass(loaded, Guard):
+            guard = GUARDS.guarded(name, loaded)(settings)
+            guard.shortened, guard.fault = GUARDS.guarded(name, guard.shortened), GUARDS.guarded(name, guard.fault)
+        else:
+            guard = FunctionGuard(settings, loaded)
+        guards[GUARDS.label(name)] = guard
+    return guards
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The judgement of the guards on a text."""
 
-    text: str  # the text without further copies of itself
+    text: str  # the text as it was shortened
     guard: str = ""  # the guard that refuses it, or ""
     fault: str = ""  # the fault in words, or ""
+    cuts: tuple[tuple[str, str], ...] = ()  # the guards that shortened it, each with the fault
 
 
-def judge(text: str, situation: Situation, guards: GuardSettings, finished: bool = True) -> Verdict:
-    """Return the verdict on a text; an empty text is never accepted, one that is not `finished` is cut off."""
-    text = text.strip()
-    if "repeated" in guards.names:
-        text = without_copies(text)
+def judge(text: str, situation: Situation, guards: Mapping[str, Guard], finished: bool = True) -> Verdict:
+    """Return the verdict on a text; an empty text is never accepted."""
+    text, cuts = text.strip(), []
+    for name, guard in guards.items():
+        shorter = guard.shortened(text)
+        if shorter != text:
+            text = shorter
+            cuts.append((name, guard.cut))
     if not text:
         return Verdict(text, "length", "is empty")
-    if "cut-off" in guards.names and not finished:
-        return Verdict(text, "cut-off", "does not end within the token limit (--max-tokens)")
-    if "cut-off" in guards.names and (fault := unfinished(text)):
-        return Verdict(text, "cut-off", fault)
-    if "length" in guards.names and (fault := _wrong_length(text, guards)):
-        return Verdict(text, "length", fault)
-    for name, guard in CONTENT_GUARDS.items():
-        if name in guards.names and (fault := guard(text, situation)):
+    for name, guard in guards.items():
+        if fault := guard.fault(text, situation, finished):
+            if not isinstance(fault, str):
+                raise EexpError(f"guard {name}: returned {type(fault).__name__}, not a text")
             return Verdict(text, name, fault)
-    return Verdict(text)
-
-
-def _wrong_length(text: str, guards: GuardSettings) -> str | None:
-    """Find a text that is too short or too long."""
-    count = len(words(text))
-    if count < guards.min_words:
-        return f"has {count} words, fewer than {guards.min_words}"
-    return f"has {count} words, more than {guards.max_words}" if count > guards.max_words else None
+    return Verdict(text, cuts=tuple(cuts))

@@ -16,7 +16,8 @@ from eexp.examples.reflection.situations import Situation
 from eexp.examples.reflection.vocabulary import FUNCTION_WORDS
 from eexp.examples.reflection.words import roots, things, words
 from eexp.examples.settings import ReflectSettings
-from eexp.records.record import canonical, succeeded
+from eexp.records.equality import action_form
+from eexp.records.record import succeeded
 
 _GIST_WORDS = 14
 _PLAIN = re.compile(r"[a-z][\w'-]*( [\w'-]+)+")
@@ -141,9 +142,10 @@ def _choice(situation: Situation) -> str:
 def _said_of_many(situation: Situation) -> set[str]:
     """Return what several actions of the state led to, which does not tell states apart, as "Too low." does not."""
     led_to: dict[str, set[str]] = defaultdict(set)
+    form = action_form(situation.trajectory)
     for alternative in situation.step.get("alternatives") or []:
         if alternative.get("outcome"):
-            led_to[alternative["outcome"]["observation"]].add(canonical(alternative["action"]))
+            led_to[alternative["outcome"]["observation"]].add(form(alternative["action"]))
     return {observation for observation, actions in led_to.items() if len(actions) > 1}
 
 

@@ -14,6 +14,8 @@ from eexp.examples.reflection.base import Rule
 from eexp.examples.reflection.rationale import as_verb, gist
 from eexp.examples.reflection.situations import Situation, complete_list
 from eexp.records.callbacks import Count
+from eexp.records.equality import action_form
+from eexp.records.imagination import imagined_by
 from eexp.records.record import alternatives_of, expert_outcome, succeeded
 
 NO_WAY = "state[s] from which the executed outcomes do not lead to the end"
@@ -37,9 +39,12 @@ class ExecutedOutcomes:
         self._order: dict[str, list[str]] = {}
         ambiguous: set[str] = set()
         for trajectory in trajectories:
+            if imagined_by(trajectory) is not None:  # no evidence for thoughts about the real environment
+                continue
+            form = action_form(trajectory)
             for i, step in enumerate(trajectory["steps"]):
                 executed = [(step["action"], expert_outcome(trajectory, i))]
-                executed += [(a["action"], a.get("outcome")) for a in alternatives_of(step, pool, first)]
+                executed += [(a["action"], a.get("outcome")) for a in alternatives_of(step, pool, first, form)]
                 here = self._outcomes.setdefault(step["observation"], {})
                 for action, outcome in executed:
                     if outcome is None:

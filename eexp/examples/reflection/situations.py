@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from eexp.records.equality import action_form
 from eexp.records.outcomes import finishes, same_as_expert, transition_of
 from eexp.records.record import alternatives_of, expert_outcome, is_only_shown, succeeded, tools_at
 
@@ -117,9 +118,9 @@ def situations(
 
 
 def _situation(trajectory: dict, i: int, pool: str | None, first: int | None, needed: bool, over: bool) -> Situation:
-    step, outcome = trajectory["steps"][i], expert_outcome(trajectory, i)
-    executed = [a for a in alternatives_of(step, pool, first) if a.get("outcome")]
-    contenders = [a for a in executed if not finishes(a["outcome"]) and not same_as_expert(step, outcome, a)]
+    step, outcome, form = trajectory["steps"][i], expert_outcome(trajectory, i), action_form(trajectory)
+    executed = [a for a in alternatives_of(step, pool, first, form) if a.get("outcome")]
+    contenders = [a for a in executed if not finishes(a["outcome"]) and not same_as_expert(step, outcome, a, form)]
     as_good = len(executed) - len(contenders)
     left_out = ""
     if step.get("mistake"):

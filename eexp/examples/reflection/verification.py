@@ -7,7 +7,6 @@ quality of a rationale is judged in RLPR, arXiv 2506.18254).
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -15,9 +14,10 @@ from eexp.errors import InputError
 from eexp.examples.reflection.drafts import Draft
 from eexp.examples.reflection.requests import acting_prompt
 from eexp.models.base import Model, Sample, Samples, Score
+from eexp.models.in_order import answer_in_order
 from eexp.models.scoring import logprobs_of
 from eexp.prompts import PromptStyle
-from eexp.records.record import canonical
+from eexp.records.equality import action_form
 from eexp.records.spans import spans_of
 
 _DIGITS = 6  # decimals of log-probabilities
@@ -29,16 +29,14 @@ def verify_drafts(groups: Iterable[list[Draft]], scorer: Model, style: PromptSty
     Args:
         scorer: The policy that is to be trained, or the writer.
     """
-    in_flight: deque[list[Draft]] = deque()  # groups whose scores are requested, and not answered yet
 
-    def requests() -> Iterator[list[Score]]:
+    def requests() -> Iterator[tuple[list[Draft], list[Score]]]:
         for drafts in groups:
             if not all(draft.skipped for draft in drafts):
-                in_flight.append(drafts)
-                yield [request for draft in drafts if draft.text for request in score_requests(draft, style, scorer)]
+                written = [draft for draft in drafts if draft.text]
+                yield drafts, [request for draft in written for request in score_requests(draft, style, scorer)]
 
-    for answers in scorer.answer(requests()):
-        drafts = in_flight.popleft()
+    for drafts, answers in answer_in_order(requests(), scorer):
         pairs = iter(answers)
         for draft in drafts:
             if draft.text:
@@ -94,10 +92,10 @@ def _of_actions(draft: Draft, style: PromptStyle, scorer: Model, samples: Sample
 
 def compared_actions(draft: Draft) -> list[str]:
     """Return the expert's action, then its contenders, each action once."""
-    own = draft.situation.step["action"]
-    actions = {canonical(own): own}
+    own, form = draft.situation.step["action"], action_form(draft.situation.trajectory)
+    actions = {form(own): own}
     for contender in draft.situation.contenders:
-        actions.setdefault(canonical(contender["action"]), contender["action"])
+        actions.setdefault(form(contender["action"]), contender["action"])
     return list(actions.values())
 
 
@@ -122,9 +120,9 @@ def record_gain(draft: Draft, without: Samples, after: Samples) -> None:
         numbers["contender"] = {"action": compared_actions(draft)[1 + best], "after": others[best]}
         fault = fault or "makes another action more probable"
     if fault:
-        draft.drop(
-            "verify", InputError(f"refused by verify: the text {fault}", evidence={**numbers, "text": draft.text})
-        )
+        draft.refuse("verify", fault, draft.text)
+        texts = {"texts": draft.refused}  # with those that a guard refused before
+        draft.dropped = InputError(f"refused by verify: the text {fault}", evidence={**numbers, **texts})
     else:
         draft.more["gain"] = gain
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from eexp.errors import UsageError
 from eexp.examples.reflection.base import Rule, open_rule
 from eexp.examples.reflection.drafts import Draft
+from eexp.examples.reflection.guards import Guard, open_guards
 from eexp.examples.reflection.shared import SharedSentences
 from eexp.examples.reflection.situations import situations
 from eexp.examples.reflection.verification import verify_drafts
 from eexp.examples.settings import RATIONALES, ReflectSettings
 from eexp.models.base import Draw, Model
+from eexp.models.in_order import answer_in_order
 from eexp.prompts import PromptStyle
 from eexp.records.callbacks import Count, OnError, Skip, ignore_error, no_count, skip_none, stop_at_error
 
@@ -27,6 +28,7 @@ def reflect(
     skip: Skip = skip_none,
     count: Count = no_count,
     keep: OnError = ignore_error,
+    on_refused: OnError = ignore_error,
     on_error: OnError = stop_at_error,
     shared: SharedSentences | None = None,
 ) -> Iterator[dict]:
@@ -39,7 +41,10 @@ def reflect(
         scorer: Verifies them (`verification.verify_drafts`); None leaves that out.
         count: Called with the numbers of states that are left out and of texts that are refused.
         keep: Called with the texts that were refused, where the state is not set aside because of them.
-        on_error: Called with the states that are set aside because no text could be used.
+        on_refused: Called with the states that get no reflection because the scorer refuses their texts, or because no
+            thought of the model's own ends in the expert's action.
+        on_error: Called with the states that are set aside because no text could be used, or because a completion of
+            this style cannot hold their action.
         shared: Counts the sentences that reflections have in common.
 
     Raises:
@@ -53,7 +58,9 @@ def reflect(
     groups = write_drafts(trajectories, style, writer, settings, skip, count)
     for drafts in verify_drafts(groups, scorer, style) if scorer else groups:
         for draft in drafts:
-            if not draft.skipped and draft.report(count, keep, on_error):
+            if draft.text:
+                draft.check_completion(style)
+            if not draft.skipped and draft.report(count, keep, on_refused, on_error):
                 if shared:
                     shared.add(draft.text)
                 yield draft.example(style, settings.kind)
@@ -73,39 +80,41 @@ def write_drafts(
         trajectories: Trajectories with outcomes.
         style: The prompt style of the requests.
     """
+    guards = open_guards(settings.guards, settings.by_model)
     if writer is None:
         rule = open_rule(settings)
         for trajectory in rule.read(trajectories, count):
-            yield _composed(_drafts(trajectory, settings, skip, count, rule), rule)
+            yield _composed(_drafts(trajectory, style, settings, skip, count, rule), rule, guards)
         return
-    in_flight: deque[list[Draft]] = deque()  # groups that are requested, and not answered yet
 
-    def groups() -> Iterator[list[Draw]]:
+    def requests() -> Iterator[tuple[list[Draft], list[Draw]]]:
         for trajectory in trajectories:
-            drafts = _drafts(trajectory, settings, skip, count)
+            drafts = _drafts(trajectory, style, settings, skip, count)
             if not all(draft.skipped for draft in drafts):
-                in_flight.append(drafts)
                 # Skipped ones are requested, too, so that batches hold the same requests as before the interruption.
-                yield [draft.request(style, settings, writer) for draft in drafts]
+                yield drafts, [draft.request(style, settings, writer, guards) for draft in drafts if not draft.error]
 
-    for answers in writer.answer(groups()):
-        drafts = in_flight.popleft()
-        for draft, answer in zip(drafts, answers):
+    for drafts, answers in answer_in_order(requests(), writer):
+        for draft, answer in zip([draft for draft in drafts if not draft.error], answers):
             draft.settle(answer, settings.kind)
         yield drafts
 
 
-def _composed(drafts: list[Draft], rule: Rule) -> list[Draft]:
+def _composed(drafts: list[Draft], rule: Rule, guards: Mapping[str, Guard]) -> list[Draft]:
     """Return the drafts with their texts; one with the error where the rule cannot use the trajectory."""
     for draft in drafts:
-        draft.compose(rule)
-        if draft.error:
+        if not draft.compose(rule, guards):
             return [draft]
     return drafts
 
 
 def _drafts(
-    trajectory: dict, settings: ReflectSettings, skip: Skip, count: Count, rule: Rule | None = None
+    trajectory: dict,
+    style: PromptStyle,
+    settings: ReflectSettings,
+    skip: Skip,
+    count: Count,
+    rule: Rule | None = None,
 ) -> list[Draft]:
     """Return the drafts of every state that gets a reflection; the others are counted."""
     drafts = []
@@ -117,6 +126,8 @@ def _drafts(
         done = bool(here) and all(draft.skipped for draft in here)
         left_out = situation.left_out or (rule.left_out(situation) if rule else "")
         if not left_out:
+            for draft in here if rule is None else ():  # before a model is asked
+                draft.check_completion(style)
             drafts += here
         elif not done:
             count(left_out, 1)

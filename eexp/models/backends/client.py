@@ -10,6 +10,7 @@ import asyncio
 import base64
 import concurrent.futures
 import json
+import math
 import os
 import random
 import re
@@ -28,6 +29,7 @@ import msgspec
 from eexp.errors import EexpError, InputError, ServerFailed, UsageError
 from eexp.records.types import explain
 from eexp.system.fetch import ACCEPTED, TooLarge, TooSlow, fetch
+from eexp.system.terminal import tell
 
 if TYPE_CHECKING:
     import ssl
@@ -42,7 +44,8 @@ TEMPORARY = frozenset({408, 409, 425, 429, *range(500, 600)})
 #: Statuses that blame the request; 404 only after others were answered, since else the address is wrong.
 REFUSED = frozenset({400, 404, 413, 422})
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before the second try; doubled each time, up to the longest
-LONGEST_RETRY_AFTER = 300.0  # seconds up to which a server's Retry-After is followed
+RETRY_AFTER = 300.0  # seconds up to which a server's Retry-After is followed by default
+SHOWN_FROM = 10.0  # seconds of a Retry-After from which the first one is shown: a run that waits seems to hang
 CONNECT = 30.0  # seconds for opening a connection
 GRACE = 2.0  # seconds for closing the connections
 #: Environment variables that may hold the key for a server, the first that does.
@@ -158,6 +161,8 @@ class Client:
         timeout: Seconds for one answer, to its last byte. None takes it from EEXP_HTTP_TIMEOUT.
         tries: Maximum number of attempts at one request. None takes it from EEXP_HTTP_TRIES.
         rpm: Requests a minute, of all together. None takes it from EEXP_HTTP_RPM, without which there is no limit.
+        retry_after: Seconds up to which the server's Retry-After is followed. None takes them from
+            EEXP_HTTP_RETRY_AFTER.
         name: What messages call the server; by default, its address.
         key_variables: The environment variables that may hold its key.
         loop: The loop in which requests are made; by default, one of its own.
@@ -178,6 +183,7 @@ class Client:
         timeout: float | None = None,
         tries: int | None = None,
         rpm: float | None = None,
+        retry_after: float | None = None,
         name: str | None = None,
         key_variables: Sequence[str] = KEY_VARIABLES,
         loop: EventLoop | None = None,
@@ -189,6 +195,7 @@ class Client:
         self.concurrency = setting("EEXP_HTTP_CONCURRENCY", concurrency, 16, int)
         self._timeout = setting("EEXP_HTTP_TIMEOUT", timeout, 300.0, float)
         self.tries = setting("EEXP_HTTP_TRIES", tries, 6, int)
+        self._longest_pause = setting("EEXP_HTTP_RETRY_AFTER", retry_after, RETRY_AFTER, float)
         limited = rpm is not None or os.environ.get("EEXP_HTTP_RPM")
         self._spacing = 60.0 / setting("EEXP_HTTP_RPM", rpm, 1.0, float) if limited else 0.0
         try:
@@ -215,6 +222,7 @@ class Client:
         self._http: httpx.AsyncClient | None = None
         self.slots = asyncio.Semaphore(self.concurrency)
         self._reached = self._served = False  # whether it has answered at all; whether it has served a request
+        self._has_shown_pause = False
         self._next = self._paused = 0.0  # when the next request may be made; until when all pause
 
     # -- work in the loop --------------------------------------------------------------------------------------------
@@ -332,12 +340,25 @@ class Client:
         """
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * self._jitter.uniform(0.5, 1.0)
         if failure.retry_after is not None:
-            pause = min(failure.retry_after, LONGEST_RETRY_AFTER)
+            self._show_pause(failure.retry_after)
+            pause = min(failure.retry_after, self._longest_pause)
         elif failure.status != 429:
             return pause
         self._paused = max(self._paused, time.monotonic() + pause)
         self._next = max(self._next, self._paused)
         return 0.0
+
+    def _show_pause(self, seconds: float) -> None:
+        """Show the first long pause that the server asks for."""
+        if seconds < SHOWN_FROM or self._has_shown_pause:
+            return
+        self._has_shown_pause = True
+        longest = self._longest_pause
+        wait = f"waiting {longest:g} s" if seconds > longest else "waiting as long"
+        tell(
+            f"{self.name}: asks for no request within {seconds:,.0f} s (Retry-After); {wait} before each further try "
+            f"(EEXP_HTTP_RETRY_AFTER={longest:g}, EEXP_HTTP_TRIES={self.tries})"
+        )
 
     def _read(self, path: str, answer: httpx.Response, shape: type[T], has_body: bool) -> T:
         """Return an answer converted to `shape`, or raise the error that it means."""
@@ -382,9 +403,10 @@ class Client:
 
 
 def _retry_after(value: str) -> float | None:
-    """Return seconds from the value of a Retry-After header, a number or an HTTP date; None for other values."""
+    """Return seconds from the value of a Retry-After header, a finite number or an HTTP date; None for other values."""
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:

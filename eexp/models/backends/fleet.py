@@ -57,6 +57,7 @@ class _Member:
             timeout=server.timeout,
             tries=server.tries,
             rpm=server.rpm,
+            retry_after=server.retry_after,
             name=server.name or None,
             key_variables=variables,
             loop=loop,

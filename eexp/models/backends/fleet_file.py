@@ -31,7 +31,7 @@ class FleetServer(Struct, frozen=True, forbid_unknown_fields=True):
         url: Its address, as in http://HOST:PORT/v1.
         name: What messages call it; the address if empty.
         weight: Its share of the work, beside the weights of the others.
-        concurrency, timeout, tries, rpm: As in `client.Client`.
+        concurrency, timeout, tries, rpm, retry_after: As in `client.Client`.
         key_variable: The environment variable that holds its key; those of other servers if None.
     """
 
@@ -42,6 +42,7 @@ class FleetServer(Struct, frozen=True, forbid_unknown_fields=True):
     timeout: Optional[_Positive] = None
     tries: Optional[_Count] = None
     rpm: Optional[_Positive] = None
+    retry_after: Optional[_Positive] = None
     key_variable: Optional[str] = None
 
 

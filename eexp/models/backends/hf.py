@@ -39,6 +39,7 @@ from eexp.records.runs import (
     fingerprint_of_directory,
     is_adapter,
     read_run,
+    refuse_path,
     refuse_unfinished,
     resolve_base,
     split_adapter,
@@ -84,11 +85,13 @@ def load_model(
     if adapter:
         check_adapter(adapter)
     try:
-        with downloads_allowed(named and not os.path.isdir(source)):
+        with downloads_allowed(source if named and not os.path.isdir(source) else None):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
             model = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, trust_remote_code=trust_remote_code, **(_four_bits(dtype) if four_bit else {})
             )
+    except EexpError:
+        raise
     except Exception as e:  # a damaged file raises the errors of many libraries
         raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
     if not tokenizer.chat_template:
@@ -110,8 +113,10 @@ def load_config(base: str, trust_remote_code: bool = False) -> PreTrainedConfig:
     """
     source = _checked_source(base)
     try:
-        with downloads_allowed(not os.path.isdir(source)):
+        with downloads_allowed(None if os.path.isdir(source) else source):
             return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except EexpError:
+        raise
     except Exception as e:
         raise EexpError(f"{source}: cannot be loaded: {_reason(e)}") from None
 
@@ -127,8 +132,7 @@ def _checked_source(base: str, named: bool = True) -> str:
     refuse_unfinished(source)
     if is_adapter(source):
         raise EexpError(f"{source}: an adapter, where a base model is needed; give the base that it was made for")
-    if (source.startswith((".", "/")) or source.count("/") > 1) and not os.path.isdir(source):
-        raise EexpError(f"model directory not found: {source}")
+    refuse_path(source)
     if named and source == base and not os.path.isdir(source):
         tell(f"no directory {source} here: asking the Hugging Face hub for it")
     return source
@@ -183,7 +187,7 @@ def _with_adapter(model: PreTrainedModel, base: str, adapter: str, trainable: bo
     if trained_on and own and trained_on != own:
         raise EexpError(f"{adapter}: made for another base model ({trained_on}) than {base} ({own})")
     try:
-        with downloads_allowed(False):
+        with downloads_allowed(None):
             wrapped = saved_adapter(model, adapter, trainable)
     except Exception as e:
         raise EexpError(f"{adapter}: does not fit {base}: {_reason(e)}") from None

@@ -27,6 +27,7 @@ from eexp.prompts import Messages
 from eexp.prompts.chat_template import render_chat
 from eexp.records.runs import fingerprint_of_files, parse_run
 from eexp.system.cores import usable_cores
+from eexp.system.terminal import format_bytes
 
 if TYPE_CHECKING:
     from eexp.gguf.file import Header
@@ -132,6 +133,8 @@ class LlamaCppModel(LocalModel):
         self._adapter = self._base.load_adapter(adapter, self.spec.split("+")[0]) if adapter else None
         self._threads = engine.threads or usable_cores()
         self._on_gpu = api.llama_supports_gpu_offload() and engine.gpu_layers != 0
+        if engine.context and not self._on_gpu:
+            self._check_context()
         self.settings = self._resolved()
 
     def _read_metadata(self, files: list[Path]) -> None:
@@ -224,15 +227,26 @@ class LlamaCppModel(LocalModel):
 
     def _contexts_in_memory(self) -> int:
         """Return the number of contexts whose keys and values take half of the free memory."""
+        return int(psutil.virtual_memory().available / 2 / self._context_bytes())
+
+    def _context_bytes(self) -> float:
+        """Return the bytes of the keys and values of one context, with its states where the model has some."""
         if self._base.has_states:
             states, token = self._sizes
-            context = states * (1 + MARKS_OF_EPISODE) + token * self._n_ctx
-            return int(psutil.virtual_memory().available / 2 / context)
+            return states * (1 + MARKS_OF_EPISODE) + token * self._n_ctx
         api, model = self._api, self._base.pointer
         width = api.llama_model_n_embd(model) // api.llama_model_n_head(model) * api.llama_model_n_head_kv(model)
         size = {"f32": 4, "f16": 2, "q8_0": 34 / 32}[self._engine.cache]
-        context = 2 * width * size * api.llama_model_n_layer(model) * self._n_ctx
-        return int(psutil.virtual_memory().available / 2 / context)
+        return 2 * width * size * api.llama_model_n_layer(model) * self._n_ctx
+
+    def _check_context(self) -> None:
+        """Raise EexpError for a context that does not fit into memory: llama.cpp would try, and fill the machine."""
+        needed, free = self._context_bytes(), psutil.virtual_memory().available
+        if needed > free:
+            raise EexpError(
+                f"{self.spec}: a context of {self._n_ctx:,} tokens takes {format_bytes(needed)} of memory, of which "
+                f"{format_bytes(free)} are free; give a smaller --context"
+            )
 
     def close(self) -> None:
         super().close()

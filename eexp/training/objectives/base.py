@@ -6,18 +6,18 @@ objective whose rows are examples, each of which is learned by itself.
 
 from __future__ import annotations
 
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
+from eexp.errors import UsageError
 from eexp.records.callbacks import OnError
 from eexp.records.spans import ACTION
 from eexp.training.data import Row
 from eexp.training.packing import Packing, Part
-from eexp.training.settings import Settings
+from eexp.training.settings import OBJECTIVES, Settings, kind_of
 from eexp.training.updates import Updates, loss_shares
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class UpdateLoss(ABC):
 
 
 class Objective(ABC):
-    """What a run learns. One object belongs to one run."""
+    """What a run learns. One object belongs to one run, whose `settings.own` are the objective's own."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -117,5 +117,10 @@ class Objective(ABC):
 
 def open_objective(settings: Settings) -> Objective:
     """Return the objective that the settings of a run choose; raises UsageError if they do not fit it."""
-    objective: Objective = pkgutil.resolve_name(settings.objective_kind().path)(settings)
+    name = settings.objective
+    path = kind_of(name).path
+    entry = OBJECTIVES.get(name)._replace(path=path)
+    objective = OBJECTIVES.guarded(name, OBJECTIVES.load_entry(entry))(settings)
+    if not isinstance(objective, Objective):
+        raise UsageError(f"objective {entry.label}: {path} is not derived from eexp.training.objectives.base.Objective")
     return objective

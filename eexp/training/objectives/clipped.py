@@ -20,9 +20,10 @@ import torch
 from eexp.errors import InputError
 from eexp.records.callbacks import OnError
 from eexp.training.data import Row
-from eexp.training.objectives.base import LogprobsOf, UpdateLoss
+from eexp.training.objectives.base import LogprobsOf, Objective, UpdateLoss
 from eexp.training.objectives.likelihood import Likelihood, plain_loss
 from eexp.training.packing import Part
+from eexp.training.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,7 +61,12 @@ class Clipped(Likelihood):
 
     def update_loss(self, rows: Sequence[Row], update_weight: float, processes: int) -> UpdateLoss:
         """Return the loss of an update."""
-        return ClippedLoss(self.settings.clip or 0.0, processes / update_weight)
+        return ClippedLoss(self.settings.own.clip, processes / update_weight)
+
+
+def likelihood_or_clipped(settings: Settings) -> Objective:
+    """Return the objective of `--objective sft`, which `--clip` makes the clipped one."""
+    return Clipped(settings) if settings.own.clip else Likelihood(settings)
 
 
 class ClippedLoss(UpdateLoss):

@@ -27,7 +27,7 @@ from eexp.training.data import Row, row_function
 from eexp.training.objectives.base import LogprobsOf, Objective, UpdateLoss
 from eexp.training.objectives.likelihood import plain_loss
 from eexp.training.packing import Packing, Part
-from eexp.training.settings import Settings
+from eexp.training.settings import DPOSettings, Settings
 from eexp.training.updates import Updates, loss_shares
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ class Preferences(Objective):
             "--share": self.settings.share,
             "--action-weight": self.settings.action_weight != 1,
             "--budget-like": self.settings.budget_like,
-            "--clip": self.settings.clip,
         }
         for name, is_given in given.items():
             if is_given:
@@ -110,7 +109,7 @@ class Preferences(Objective):
         """Return the shares that preferences and the kinds of examples have in the weights of the loss."""
         examples = [row for row in rows if not isinstance(row, AnswerRow)]
         shares = loss_shares(examples, [list(range(len(examples)))], None) if examples else {}
-        weight = _sft_weight(self.settings, True) if examples else 0.0
+        weight = _sft_weight(self.settings.own, True) if examples else 0.0
         of_kinds = {kind: round(weight / (1 + weight) * share, 6) for kind, share in shares.items()}
         return {"preference": round(1 / (1 + weight), 6), **of_kinds}
 
@@ -127,7 +126,7 @@ class Preferences(Objective):
 
     def update_loss(self, rows: Sequence[Row], update_weight: float, processes: int) -> UpdateLoss:
         """Return the loss of an update, which is divided by the weights of its pairs and of its examples."""
-        return PreferenceLoss(rows, self.settings, self._with_examples, processes)
+        return PreferenceLoss(rows, self.settings.own, self._with_examples, processes)
 
 
 def paired(packing: Packing) -> Packing:
@@ -220,7 +219,7 @@ class PreferenceLoss(UpdateLoss):
         sums: Those of `PairLoss`, over the passes so far.
     """
 
-    def __init__(self, rows: Sequence[Row], settings: Settings, with_examples: bool, processes: int) -> None:
+    def __init__(self, rows: Sequence[Row], settings: DPOSettings, with_examples: bool, processes: int) -> None:
         pairs = sum(row.weight for row in rows if isinstance(row, AnswerRow) and row.is_chosen)
         targets = sum(row.loss_weight for row in rows if not isinstance(row, AnswerRow))
         self._beta = settings.beta
@@ -240,6 +239,6 @@ class PreferenceLoss(UpdateLoss):
         return {"accuracy": accurate / weight, "margin": margin / weight} if weight else {}
 
 
-def _sft_weight(settings: Settings, with_examples: bool) -> float:
+def _sft_weight(settings: DPOSettings, with_examples: bool) -> float:
     """Return the weight of imitation beside the loss of preferences."""
     return float(with_examples) if settings.sft_weight is None else settings.sft_weight

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eexp.envs.logins import environment_without_keys
@@ -71,6 +72,9 @@ _WINDOW_OPTIONS = (
     *(option for option in _OPTIONS if option not in ("--headless", "--hide-scrollbars")),
     "--ozone-platform-hint=auto",
 )
+ISOLATED_WORLD = "eexp"
+_NO_CONTEXT = "context with specified id"  # what the browser says where the world is that of another document
+_HERE = Path(__file__)
 _NO_HOST = "MAP * ~NOTFOUND"  # no host has an address: pages reach no network
 #: The protocol is on the descriptors 3 and 4, which the shell makes of its standard input and output.
 _START = 'exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null'
@@ -304,28 +308,40 @@ class Page:
 
     The methods raise ChildFailed if the browser does not answer.
 
+    Every document has hooks.js among its own scripts, and page.js in an isolated world: scripts of the page share its
+    elements and can neither see nor change what page.js is made of.
+
     Args:
-        script: JavaScript that runs in every document before its own scripts.
         width: Width of the visible part in CSS pixels.
+        before: JavaScript that runs in both worlds, before these two.
+        after: JavaScript that runs after page.js, in the isolated world.
     """
 
-    def __init__(self, browser: Browser, script: str, width: int, height: int):
+    def __init__(self, browser: Browser, width: int, height: int, before: str = "", after: str = ""):
         self._browser = browser
+        self._isolated: int | None = None  # the number of the current document's isolated world, once it was needed
         self._context = browser.call("Target.createBrowserContext")["browserContextId"]
         size = {"width": width, "height": height}
         target = {"url": "about:blank", "browserContextId": self._context, **size}
         self._target = browser.call("Target.createTarget", **target)["targetId"]
         session = {"targetId": self._target, "flatten": True}
         self._session: str = browser.call("Target.attachToTarget", **session)["sessionId"]
-        self._call_all(
+        hooks, reader = (_HERE.with_name(name).read_text() for name in ("hooks.js", "page.js"))
+        (tree, *_) = self._call_all(
+            ("Page.getFrameTree", {}),
             ("Page.enable", {}),
             ("Inspector.enable", {}),
             ("Emulation.setDeviceMetricsOverride", {**size, "deviceScaleFactor": 1, "mobile": False}),
             ("Emulation.setFocusEmulationEnabled", {"enabled": True}),
             ("Emulation.setTimezoneOverride", {"timezoneId": "UTC"}),
             ("Emulation.setLocaleOverride", {"locale": "en-US"}),
-            ("Page.addScriptToEvaluateOnNewDocument", {"source": script}),
+            ("Page.addScriptToEvaluateOnNewDocument", {"source": f"{before}\n{hooks}"}),
+            (
+                "Page.addScriptToEvaluateOnNewDocument",
+                {"source": f"{before}\n{reader}\n{after}", "worldName": ISOLATED_WORLD},
+            ),
         )
+        self._frame: str = tree["frameTree"]["frame"]["id"]
 
     def _call_all(self, *calls: tuple[str, dict]) -> list[dict]:
         return self._browser.call_all(calls, self._session)
@@ -338,9 +354,28 @@ class Page:
         self.evaluate("new Promise(r => document.readyState == 'complete' ? r() : addEventListener('load', () => r()))")
 
     def evaluate(self, expression: str) -> Any:
-        """Evaluate a JavaScript expression, wait for its promise if it is one, and return the value."""
+        """Evaluate a JavaScript expression among the page's own scripts, and return its value.
+
+        If the value is a promise, it is waited for. The page can make of it what it likes.
+        """
+        return self._evaluate(expression)
+
+    def evaluate_isolated(self, expression: str) -> Any:
+        """Evaluate a JavaScript expression in the world of page.js, out of reach of the page's own scripts."""
+        if self._isolated is not None:
+            try:
+                return self._evaluate(expression, self._isolated)
+            except ChildFailed as e:
+                if _NO_CONTEXT not in str(e).casefold():  # that of a document before this one
+                    raise
+        world = {"frameId": self._frame, "worldName": ISOLATED_WORLD}
+        (answer,) = self._call_all(("Page.createIsolatedWorld", world))  # the one that is there, where there is one
+        self._isolated = answer["executionContextId"]
+        return self._evaluate(expression, self._isolated)
+
+    def _evaluate(self, expression: str, world: int | None = None) -> Any:
         call = {"expression": expression, "returnByValue": True, "awaitPromise": True}
-        (answer,) = self._call_all(("Runtime.evaluate", call))
+        (answer,) = self._call_all(("Runtime.evaluate", call if world is None else {**call, "contextId": world}))
         if failure := answer.get("exceptionDetails"):
             message = failure.get("exception", {}).get("description") or failure.get("text", "")
             raise ChildFailed(f"error in the page: {' '.join(message.split())[:300]}")

@@ -90,7 +90,7 @@ class Line:
     def of(cls, fields: dict[str, Any]) -> Line:
         """Return the line for what page.js says of it."""
         values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in fields.items()}
-        return cls(**values)
+        return cls(**{**values, "source": word(values.get("source", ""))})
 
     @property
     def fills(self) -> bool:
@@ -123,9 +123,27 @@ class Line:
             yield quoted(option) + (" (chosen)" if self.selected and self.selected[i] else "")
 
 
+# -- what a page says, cleaned ---------------------------------------------------------------------------------------
+# Every text of a page comes to the agent through one of these three, so that none can look like a line, an element or a
+# cell that the page does not have.
+
+#: Control characters, line ends, and halves of characters, which UTF-8 cannot write.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
 def quoted(text: str) -> str:
-    """Return a text in quotation marks, on one line."""
-    return json.dumps(text, ensure_ascii=False)
+    """Return a text in quotation marks, on one line. `unquoted` gives the text again."""
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False))
+
+
+def one_line(text: str) -> str:
+    """Return a text without quotation marks on one line, with a blank for every run of blanks."""
+    return " ".join(_CONTROLS.sub(" ", text).split())
+
+
+def word(text: str) -> str:
+    """Return a text as one word: with `_` for every run of blanks, quotation marks and characters that do not show."""
+    return re.sub(" +", "_", "".join(" " if c == '"' or not c.isprintable() else c for c in text))
 
 
 @dataclass

@@ -19,14 +19,14 @@ def use(page: Page, action: PageAction) -> None:
             _type(page, action)
         case "select":
             assert action.line is not None
-            page.evaluate(f"eexpPage.choose({action.line.id}, {action.option})")
+            page.evaluate_isolated(f"eexpPage.choose({action.line.id}, {action.option})")
         case "key":
             page.press(KEYS[action.text])
 
 
 def _point(page: Page, action: PageAction) -> dict[str, float]:
     assert action.line is not None  # `parse` has looked it up
-    point = page.evaluate(f"eexpPage.locate({action.line.id})")
+    point = page.evaluate_isolated(f"eexpPage.locate({action.line.id})")
     if point is None:
         raise Refused(f"[{action.line.id}] cannot be reached: something covers it.")
     return point
@@ -35,7 +35,7 @@ def _point(page: Page, action: PageAction) -> dict[str, float]:
 def _type(page: Page, action: PageAction) -> None:
     assert action.line is not None
     if action.line.fills:
-        if not page.evaluate(f"eexpPage.fill({action.line.id}, {json.dumps(action.text)})"):
+        if not page.evaluate_isolated(f"eexpPage.fill({action.line.id}, {json.dumps(action.text)})"):
             raise Refused(f"[{action.line.id}] does not take {action.text!r}.")
         return
     page.click(**_point(page, action))

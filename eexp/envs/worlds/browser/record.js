@@ -1,4 +1,4 @@
-// Runs after page.js in the pages of a recording. It tells what a person does, each time with the page as it is read
+// Runs after page.js in the pages of a recording, in the same world. It tells what a person does, each time with the page as it is read
 // then: a capturing listener on the window comes before all listeners of the page.
 (() => {
   "use strict";

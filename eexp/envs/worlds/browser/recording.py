@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from eexp.envs.worlds.browser.chromium import ISOLATED_WORLD
 from eexp.envs.worlds.browser.judging import address_within
 from eexp.envs.worlds.browser.lines import Line
 from eexp.envs.worlds.browser.scripted import ScriptedAction
@@ -25,7 +26,7 @@ _QUIET = 0.3  # seconds without a key after which the page's clock goes on
 
 
 class RecordedPage(SitePage):
-    """A page of a site in which a person acts. Its script is page.js and record.js.
+    """A page of a site in which a person acts. record.js runs in it, after page.js.
 
     Attributes:
         events: What record.js has told and nobody has taken yet.
@@ -36,8 +37,8 @@ class RecordedPage(SitePage):
     def __init__(self, *args: Any) -> None:
         self.events: list[dict] = []
         self.asked = self.is_closed = False
-        super().__init__(*args)
-        self._call_all(("Runtime.addBinding", {"name": "eexpRecord"}))
+        super().__init__(*args, after=RECORDING.read_text())
+        self._call_all(("Runtime.addBinding", {"name": "eexpRecord", "executionContextName": ISOLATED_WORLD}))
 
     def _hear(self, method: str, params: dict) -> None:
         if method == "Runtime.bindingCalled" and params["name"] == "eexpRecord":

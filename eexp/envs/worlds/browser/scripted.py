@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 from eexp.envs.worlds.browser.lines import Line, quoted, unquoted
 
@@ -76,6 +77,13 @@ class ScriptedAction:
         name = f" {self.source}" if self.source else name
         text = "" if self.text is None else f" -> {quoted(self.text)}"
         return f"{self.verb} {self.role}{name}{f' ({self.nth})' if self.nth > 1 else ''}{text}"
+
+    def nearest(self, lines: list[Line]) -> str:
+        """Return the elements of a page that are most like one that it does not have, in words."""
+        elements = [line for line in lines if line.id is not None and line.role]
+        names = dict.fromkeys(str(self.naming(self.verb, line, lines, self.text)) for line in elements)
+        close = get_close_matches(str(self), names, n=3, cutoff=0.5)
+        return f"nearest: {', '.join(name[:100] for name in close)}" if close else "nothing there is like it"
 
     def _names(self, line: Line) -> bool:
         if line.role != self.role:

@@ -61,6 +61,11 @@ class Site:
         return not (self._description.url and self.keeps_state)
 
     @property
+    def begins_anew(self) -> bool:
+        """Whether `begin` leads to the same state each time, as far as the site can be put back at all."""
+        return bool(self._description.command or self._description.reset) or not self.keeps_state
+
+    @property
     def directory(self) -> Path | None:
         """The directory of the running program; None for a running server, and before `begin`."""
         return self._root / "site" if self._root and self._description.command else None

@@ -14,20 +14,43 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from eexp.envs.worlds.browser.chromium import Browser, Page, SiteAddress
+from eexp.envs.worlds.browser.lines import one_line
 from eexp.system.child import ChildFailed
 
 STEP = 1000  # milliseconds of the page's own time that pass at every step
-PATIENCE = 5.0  # seconds for which a page may go on loading after an action
-ROUNDS = 5  # how many times a page may begin to load something anew when its clock advances
+MOST_TIME = 10_000  # milliseconds of its own time after which the site's condition `settle` is not waited for any more
+PATIENCE = 5.0  # seconds for which a page may go on loading or changing after an action
+MOST_NOTES = 100  # between two observations; further ones are counted
 
 #: What the browser says where the document was replaced while an expression was evaluated.
-_REPLACED = ("context was destroyed", "context with specified id", "navigated or closed", "promise was collected")
-_READ = """
-(async () => {
-  if (!document.documentElement || document.readyState === "loading") return null;
-  if (typeof eexpPage === "undefined") return { lines: [], waiting: false, title: document.title, url: location.href };
-  const view = await eexpPage.settle(%d);
-  return { ...view, title: document.title, url: location.href };
+_REPLACED = (
+    "context was destroyed",
+    "context with specified id",
+    "navigated or closed",
+    "not attached to an active page",
+    "promise was collected",
+)
+#: What a dialog answers.
+_DIALOGS = {
+    "alert": "alert",
+    "confirm": "confirm, answered with OK",
+    "prompt": "prompt, answered with nothing",
+}
+_PAUSE = """
+typeof eexpPage === "undefined"
+  ? { still: true, ready: true, lines: [], waiting: false, title: document.title, url: location.href }
+  : eexpPage.pause(%s, %s)
+"""
+#: Lets a part of so many milliseconds pass, and gives what is left of them.
+_GO_ON = 'typeof eexpClock === "undefined" ? 0 : eexpClock.advancePart(%r, %s)'
+#: One that fails, since the page lacks what it looks at, does not hold.
+_SETTLED = """
+(() => {
+  try {
+    return Boolean(%s);
+  } catch {
+    return false;
+  }
 })()
 """
 # A page without a place of its own has no storage, and says so by an error.
@@ -61,31 +84,43 @@ class SitePage(Page):
     """A page of a site. The methods raise ChildFailed if the browser does not answer.
 
     Args:
-        script: page.js.
         site: The site whose pages it opens.
         hidden: CSS selectors of what is left out of the page as it is read.
+        settled: A JavaScript expression that is true once a page can be read; "" for none.
+        after: JavaScript that runs after page.js.
 
     Attributes:
         refused: How many requests were refused, by host.
         notes: What happened since they were taken and the page does not show: dialogs, refused addresses, files.
+        unsettled: How often a page was read when the time was up, before it had come to rest.
         document: The number of the document that is shown; it changes when another one is loaded.
         posted: Whether the document is the answer to a form that was posted, and cannot be loaded by its address.
     """
 
-    def __init__(self, browser: Browser, script: str, width: int, height: int, site: SiteAddress, hidden: list[str]):
-        self._site = site
+    def __init__(
+        self,
+        browser: Browser,
+        width: int,
+        height: int,
+        site: SiteAddress,
+        hidden: list[str],
+        settled: str = "",
+        after: str = "",
+    ):
+        self._site, self._settled = site, settled
         self._in_flight: set[str] = set()
         self._frames_loading: set[str] = set()
         self.refused: Counter[str] = Counter()
         self.notes: list[str] = []
+        self._more_notes = 0  # that were not kept
+        self.unsettled = 0
         self.document, self.posted, self.loaded_url = 0, False, ""
         self._method = "GET"  # that of the latest request for a document
         hides = f"eexpPage.skip({json.dumps(', '.join(hidden))});" if hidden else ""
-        super().__init__(browser, f"window.eexpSite = true;\n{script}\n{hides}", width, height)
+        super().__init__(browser, width, height, "window.eexpSite = true;", f"{hides}\n{after}")
         browser.listen(self._session, self._hear)
         browser.listen(None, self._hear_browser)
-        (tree, *_) = self._call_all(
-            ("Page.getFrameTree", {}),
+        self._call_all(
             ("Runtime.enable", {}),
             ("Runtime.addBinding", {"name": "eexpSay"}),
             ("Network.enable", {"maxTotalBufferSize": 0, "maxResourceBufferSize": 0}),
@@ -93,7 +128,6 @@ class SitePage(Page):
             ("Network.setCacheDisabled", {"cacheDisabled": True}),  # what it keeps may be of another state of the site
             ("Fetch.enable", {"patterns": [{"urlPattern": "*"}]}),
         )
-        self._frame: str = tree["frameTree"]["frame"]["id"]
         browser.call_all(
             [
                 (
@@ -131,15 +165,16 @@ class SitePage(Page):
             case "Page.javascriptDialogOpening":
                 self._browser.post("Page.handleJavaScriptDialog", self._session, accept=True)
             case "Runtime.bindingCalled":
-                if params["name"] == "eexpSay":
-                    self.notes.append(" ".join(params["payload"].split())[:400])
+                kind, _, text = params["payload"].partition(" ")
+                if params["name"] == "eexpSay" and kind in _DIALOGS:
+                    self._note(f"{_DIALOGS[kind]}: {text}")
 
     def _hear_browser(self, method: str, params: dict) -> None:
         if method == "Browser.downloadWillBegin":
-            self.notes.append(f"A file was offered and not downloaded: {params.get('suggestedFilename', '')[:100]}")
+            self._note(f"A file was offered and not downloaded: {params.get('suggestedFilename', '')[:100]}")
         elif method == "Target.targetCreated" and params["targetInfo"].get("openerId"):
             self._browser.post("Target.closeTarget", targetId=params["targetInfo"]["targetId"])
-            self.notes.append("A window was opened and closed.")
+            self._note("A window was opened and closed.")
 
     def _let_through(self, params: dict) -> None:
         url, document = params["request"]["url"], params.get("resourceType") == "Document"
@@ -150,7 +185,7 @@ class SitePage(Page):
             return
         self._refuse(url)
         if document:
-            self.notes.append(f"Not opened, since it is not part of the site: {url[:200]}")
+            self._note(f"Not opened, since it is not part of the site: {url[:200]}")
         self._browser.post("Fetch.failRequest", self._session, requestId=params["requestId"], errorReason="Aborted")
 
     def _belongs(self, url: str) -> bool:
@@ -160,10 +195,16 @@ class SitePage(Page):
     def _refuse(self, url: str) -> None:
         self.refused[urlsplit(url).netloc[:100] or url[:20]] += 1
 
-    def take_notes(self) -> list[str]:
-        """Return the notes since the last time."""
-        notes, self.notes = self.notes, []
-        return notes
+    def _note(self, text: str) -> None:
+        if len(self.notes) < MOST_NOTES:
+            self.notes.append(one_line(text)[:400])
+        else:
+            self._more_notes += 1
+
+    def take_notes(self) -> tuple[list[str], int]:
+        """Return the notes since the last time, and how many there were beside them."""
+        notes, more, self.notes, self._more_notes = self.notes, self._more_notes, [], 0
+        return notes, more
 
     # -- loading and reading -----------------------------------------------------------------------------------------
 
@@ -175,25 +216,54 @@ class SitePage(Page):
             raise ChildFailed(f"{url}: {problem}")
 
     def rest(self, milliseconds: int = STEP) -> dict[str, Any]:
-        """Wait until the page has come to rest, and return what it says then: its lines, its title, its address.
+        """Let the page come to rest, and return what it says then: its lines, its title, its address.
+
+        At rest, it has loaded all that it asked for, its time has passed, nothing in it changes, and the site's own
+        condition holds. Its time passes in parts. All that the timers of one part ask for is there before the next
+        part, so how fast the site answers makes no difference. Another document gets this time anew.
 
         Args:
             milliseconds: The time of its own that passes on the page.
         """
         deadline = time.monotonic() + PATIENCE
-        for _ in range(ROUNDS):
+        document, left, patience = self.document, float(milliseconds), MOST_TIME
+        while True:
             self._wait_for_requests(deadline)
-            answer = self._read(milliseconds, deadline)
-            milliseconds = 0
-            if not self._is_loading or time.monotonic() >= deadline:
-                break
-        if self._is_loading:
-            self._call_all(("Page.stopLoading", {}))
-            self._in_flight.clear()
-            self._frames_loading.clear()
+            is_late = time.monotonic() > deadline
+            try:
+                if is_late:
+                    self._stop_loading(deadline)
+                answer = self.evaluate_isolated(_PAUSE % (json.dumps(left <= 0), json.dumps(is_late)))
+                self._browser.wait(0)
+                if document != self.document:
+                    document, left, patience = self.document, float(milliseconds), MOST_TIME
+                    continue
+                is_still = answer["still"] and not self._is_loading
+                if not is_still and not (is_late and answer["ready"]):
+                    continue
+                if left > 0:
+                    left = self._go_on(left, is_late)
+                    continue
+                is_settled = is_still and self._is_settled()
+                if is_settled or is_late or patience <= 0:
+                    break
+                left, patience = STEP, patience - STEP
+            except ChildFailed as e:
+                if not any(reason in str(e).casefold() for reason in _REPLACED):
+                    raise
+                self._browser.wait(0.01)
+        self.unsettled += is_late or not is_settled
         if str(answer["url"]).startswith("chrome-error:"):
             raise ChildFailed("the site does not answer")
         return answer
+
+    def _go_on(self, milliseconds: float, whole: bool) -> float:
+        """Let a part of the page's time pass, or the whole of it, and return what is left."""
+        left = self.evaluate(_GO_ON % (milliseconds, json.dumps(whole)))
+        return float(left) if isinstance(left, (int, float)) and left < milliseconds and not whole else 0.0
+
+    def _is_settled(self) -> bool:
+        return not self._settled or self.evaluate(_SETTLED % self._settled) is True
 
     @property
     def _is_loading(self) -> bool:
@@ -204,33 +274,25 @@ class SitePage(Page):
         while self._is_loading and (remaining := deadline - time.monotonic()) > 0:
             self._browser.wait(min(remaining, 0.05))
 
-    def _read(self, milliseconds: int, deadline: float) -> dict[str, Any]:
-        """Read the page; if it is replaced meanwhile, the next one, when that is loaded."""
-        while True:
-            try:
-                if answer := self.evaluate(_READ % milliseconds):
-                    return answer
-            except ChildFailed as e:
-                if not any(reason in str(e).casefold() for reason in _REPLACED):
-                    raise
-            if time.monotonic() > deadline + PATIENCE:
-                raise ChildFailed("the page does not come to rest")
-            if time.monotonic() > deadline:
-                self._call_all(("Page.stopLoading", {}))
-            self._browser.wait(0.01)
-            self._wait_for_requests(deadline)
+    def _stop_loading(self, deadline: float) -> None:
+        """Let the page load nothing more. Raises ChildFailed if it has not even a document after twice the time."""
+        self._call_all(("Page.stopLoading", {}))
+        self._in_flight.clear()
+        self._frames_loading.clear()
+        if time.monotonic() > deadline + PATIENCE:
+            raise ChildFailed("the page does not come to rest")
 
     # -- what is stored ------------------------------------------------------------------------------------------------
 
     def stored(self) -> tuple[list[dict], list]:
         """Return the cookies, and what the page stored in this browser (`localStorage`, `sessionStorage`)."""
         cookies = self._browser.call("Storage.getCookies", browserContextId=self._context)["cookies"]
-        return cookies, self.evaluate(_STORED)
+        return cookies, self.evaluate_isolated(_STORED)
 
     def open_with(self, url: str, stored: tuple[list[dict], list]) -> None:
         """Begin to open a URL with these cookies and this storage, and none of those that are there."""
         cookies, (local, session) = stored
-        self.evaluate(_FORGET)
+        self.evaluate_isolated(_FORGET)
         self._browser.call_all(
             [
                 ("Storage.clearCookies", {"browserContextId": self._context}),

@@ -32,6 +32,7 @@ class SiteDescription(Struct, forbid_unknown_fields=True, omit_defaults=True):
     before: list[str] = []  # actions by roles and names before every episode, such as a login
     hide: list[str] = []  # CSS selectors of what is left out
     mask: list[str] = []  # regular expressions of what differs each time
+    settle: str = ""  # JavaScript that is true in every page of the site once it can be read
     storage: Optional[str] = None  # cookies and storage to begin with: a file that Playwright saved
 
 
